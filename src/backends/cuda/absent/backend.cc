@@ -1,0 +1,13 @@
+// Stands in for the backend in a build whose compiler is missing: it implements nothing and says so.
+#include "backends/cuda/cuda_backend.h"
+
+namespace megafold::cuda {
+
+std::span<const EvoAttentionImplementation> EvoAttentionImplementations() { return {}; }
+std::span<const LayerNormLinearImplementation> LayerNormLinearImplementations() { return {}; }
+std::span<const TransitionImplementation> TransitionImplementations() { return {}; }
+std::span<const TriangleMultiplicationImplementation> TriangleMultiplicationImplementations() {
+  return {};
+}
+
+}  // namespace megafold::cuda
