@@ -1,0 +1,45 @@
+# Thin targets over scripts/setup.py and the CMake presets.
+#
+#   make demo    set everything up, build, train a small AlphaFold 3 on the shipped entries, draw the picture
+#   make test    set everything up, build, run the C++ and Python tests and the sanitizers
+#   make build   set everything up and build
+#
+# PRESET=cpu|cuda|hip chooses the build (default: cuda where nvcc is found, hip where hipcc is, else cpu).
+PRESET ?= $(if $(shell command -v nvcc),cuda,$(if $(shell command -v hipcc),hip,cpu))
+PYTHON ?= python3
+VENV   := $(CURDIR)/.venv/bin
+BUILD  := $(CURDIR)/build/$(PRESET)
+export PATH := $(VENV):$(PATH)
+RUN_PYTHON := PYTHONPATH=$(CURDIR)/python MEGAFOLD_LIBRARY_DIR=$(BUILD)/lib $(VENV)/python
+
+.PHONY: build demo test test-cpp test-python test-sanitizers setup clean
+
+setup:
+	@$(PYTHON) scripts/setup.py
+
+$(BUILD)/build.ninja: | setup
+	cmake --preset $(PRESET) -DPython3_EXECUTABLE=$(VENV)/python
+
+build: setup $(BUILD)/build.ninja
+	@cmake --build --preset $(PRESET)
+
+demo: build
+	$(BUILD)/bin/megafold train --config configs/tiny.yaml --output runs/demo
+	$(RUN_PYTHON) -m megafold.plot runs/demo
+
+test: test-cpp test-python test-sanitizers
+
+test-cpp: build
+	ctest --test-dir $(BUILD) --output-on-failure -j2
+
+test-python: build
+	$(RUN_PYTHON) -m pytest -q tests/python tests/build
+
+# The libraries below PyTorch once more, under ASan and UBSan.
+test-sanitizers: setup
+	@test -f build/asan/build.ninja || cmake --preset asan
+	@cmake --build --preset asan
+	ctest --test-dir build/asan --output-on-failure -j2
+
+clean:
+	rm -rf build
