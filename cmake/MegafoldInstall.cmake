@@ -1,3 +1,14 @@
 # install(): headers, libraries, the CMake package (find_package(megafold), target megafold::ops), the program.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
+
+install(DIRECTORY "${CMAKE_SOURCE_DIR}/include/megafold" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" COMPONENT development)
+set_target_properties(megafold PROPERTIES EXPORT_NAME ops SOVERSION ${PROJECT_VERSION_MAJOR})
+install(TARGETS megafold EXPORT megafold-targets LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT development)
+install(EXPORT megafold-targets NAMESPACE megafold:: COMPONENT development
+        DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/megafold")
+configure_package_config_file("${CMAKE_SOURCE_DIR}/cmake/megafold-config.cmake.in"
+  "${CMAKE_BINARY_DIR}/megafold-config.cmake" INSTALL_DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/megafold")
+write_basic_package_version_file("${CMAKE_BINARY_DIR}/megafold-config-version.cmake" COMPATIBILITY SameMinorVersion)
+install(FILES "${CMAKE_BINARY_DIR}/megafold-config.cmake" "${CMAKE_BINARY_DIR}/megafold-config-version.cmake"
+        COMPONENT development DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/megafold")

@@ -1,0 +1,66 @@
+"""The house's rules that a compiler does not enforce by itself: public headers compile alone, includes go one way."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLIC_HEADERS = sorted((ROOT / "include").rglob("*.h"))
+
+# folder -> the prefixes its files may include, beside the standard library (docs/architecture.md)
+PUBLIC = ("megafold/",)
+FRAMEWORK = ("torch/", "ATen/", "c10/")
+ALLOWED = {
+    "include/megafold/core": ("megafold/core/",),
+    "include/megafold/ops": ("megafold/core/", "megafold/ops/"),
+    "src/core": (*PUBLIC, "megafold_git_commit.h"),
+    "src/ops": (*PUBLIC, "ops/", "backends/", "tuning/"),
+    "src/tuning": (*PUBLIC, "tuning/", "nlohmann/"),
+    "src/backends/cpu": (*PUBLIC, "backends/implementation.h", "backends/cpu/", "hwy/"),
+    "src/backends/cuda": (*PUBLIC, "backends/implementation.h", "backends/cuda/", "tuning/", "cuda", "cute/", "cutlass/"),
+    "src/backends/hip": (*PUBLIC, "backends/implementation.h", "backends/hip/", "hip/"),
+    "src/torch_ops": (*PUBLIC, "torch_ops/", *FRAMEWORK),
+    "src/config": (*PUBLIC, "config/", "yaml-cpp/"),
+    "src/data": (*PUBLIC, "data/", "config/", "gemmi/", "zlib.h", "zstd.h", "lmdb.h", "nlohmann/"),
+    "src/model": (*PUBLIC, "model/", "config/", "torch_ops/", *FRAMEWORK),
+    "src/train": (*PUBLIC, "train/", "config/", "data/", "torch_ops/", "nlohmann/", *FRAMEWORK),
+    "apps/megafold": (*PUBLIC, "apps/", "train/", "model/", "data/", "config/", "torch_ops/", "CLI/", "nlohmann/", *FRAMEWORK),
+}
+SOURCES = (".h", ".cc", ".cu", ".cuh", ".hip")
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.MULTILINE)
+
+
+def is_standard(path: str) -> bool:
+    """A header of the C++ standard library or of POSIX, told by having no folder but sys/."""
+    return "/" not in path or path.startswith("sys/")
+
+
+@pytest.mark.parametrize("header", PUBLIC_HEADERS, ids=lambda path: str(path.relative_to(ROOT / "include")))
+def test_public_header_compiles_alone(header: Path) -> None:
+    command = ["g++", "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'include'}", "-x", "c++", "-"]
+    text = f'#include "{header.relative_to(ROOT / "include")}"\n'
+    result = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("folder", sorted(ALLOWED))
+def test_includes_go_one_way(folder: str) -> None:
+    forbidden = []
+    files = [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in SOURCES]
+    assert files, f"{folder} holds no source: the table in this test and in docs/architecture.md is out of date"
+    for path in files:
+        for bracket, name in INCLUDE.findall(path.read_text()):
+            if name.startswith(ALLOWED[folder]) or (bracket == "<" and is_standard(name)):
+                continue
+            forbidden.append(f"{path.relative_to(ROOT)} includes {name}")
+    assert not forbidden, "\n".join(forbidden)
+
+
+def test_every_source_folder_is_in_the_table() -> None:
+    folders = {f"src/{path.name}" for path in (ROOT / "src").iterdir() if path.is_dir()}
+    covered = {"/".join(name.split("/")[:2]) for name in ALLOWED}
+    assert folders <= covered, f"add {sorted(folders - covered)} to the table here and in docs/architecture.md"
