@@ -1,0 +1,237 @@
+#include "backends/cpu/gemm.h"
+
+#include <algorithm>
+
+// foreach_target.h must come before any other Highway header.
+// clang-format off
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backends/cpu/gemm.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace megafold::cpu::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+using Int = std::int64_t;
+
+constexpr int kTileRows = 6;
+// 24 accumulators of 32 registers, or 12 of 16.
+constexpr int kTileVectors = HWY_MAX_BYTES >= 64 ? 4 : 2;
+// Depth of one pass over a tile: a panel of the right side then stays in L2 and the left rows in
+// L1.
+constexpr Int kDepthBlock = 256;
+
+struct TileArgs {
+  const float* a;
+  Int a_stride;  // between rows, or between depths when transposed
+  const float* b;
+  Int b_stride;
+  const float* init;
+  Int init_stride;
+  float* c;
+  Int c_stride;
+  Int depth;
+};
+
+template <int kRows, int kVectors, bool kTransposed>
+void Tile(const TileArgs& args) {
+  const D d;
+  const Int lanes = static_cast<Int>(hn::Lanes(d));
+  const float* HWY_RESTRICT a = args.a;
+  const float* HWY_RESTRICT b = args.b;
+  const Int a_stride = args.a_stride;
+  V sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
+  }
+  for (Int p = 0; p < args.depth; ++p) {
+    V right[kVectors];
+    for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(d, b + v * lanes);
+    for (int r = 0; r < kRows; ++r) {
+      const V left = hn::Set(d, kTransposed ? a[r] : a[r * a_stride]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
+    }
+    a += kTransposed ? a_stride : 1;
+    b += args.b_stride;
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float* c = args.c + r * args.c_stride;
+    for (int v = 0; v < kVectors; ++v) {
+      V value = sum[r][v];
+      if (args.init != nullptr) {
+        value = hn::Add(value, hn::LoadU(d, args.init + r * args.init_stride + v * lanes));
+      }
+      hn::StoreU(value, d, c + v * lanes);
+    }
+  }
+}
+
+using TileFunction = void (*)(const TileArgs&);
+
+template <int kVectors, bool kTransposed>
+TileFunction SelectRows(Int rows) {
+  static constexpr TileFunction kTable[kTileRows] = {
+      &Tile<1, kVectors, kTransposed>, &Tile<2, kVectors, kTransposed>,
+      &Tile<3, kVectors, kTransposed>, &Tile<4, kVectors, kTransposed>,
+      &Tile<5, kVectors, kTransposed>, &Tile<6, kVectors, kTransposed>};
+  return kTable[rows - 1];
+}
+
+template <bool kTransposed>
+TileFunction SelectTile(Int rows, Int vectors) {
+  if constexpr (kTileVectors == 4) {
+    if (vectors == 4) return SelectRows<4, kTransposed>(rows);
+    if (vectors == 3) return SelectRows<3, kTransposed>(rows);
+  }
+  return vectors == 2 ? SelectRows<2, kTransposed>(rows) : SelectRows<1, kTransposed>(rows);
+}
+
+TileFunction SelectTile(Int rows, Int vectors, bool transposed) {
+  return transposed ? SelectTile<true>(rows, vectors) : SelectTile<false>(rows, vectors);
+}
+
+Int PanelWidth() { return kTileVectors * static_cast<Int>(hn::Lanes(D())); }
+
+// One panel of columns against all rows.
+void Panel(Int rows, Int vectors, const GemmLhs& a, TileArgs args) {
+  const bool transposed = a.row_stride == 1;
+  const TileFunction whole = SelectTile(kTileRows, vectors, transposed);
+  args.a_stride = transposed ? a.depth_stride : a.row_stride;
+  Int row = 0;
+  const auto step = [&](Int count) {
+    row += count;
+    args.a += count * a.row_stride;
+    args.c += count * args.c_stride;
+    if (args.init != nullptr) args.init += count * args.init_stride;
+  };
+  for (; row + kTileRows <= rows; step(kTileRows)) whole(args);
+  if (row < rows) SelectTile(rows - row, vectors, transposed)(args);
+}
+
+void GemmImpl(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, Int init_stride, float* c,
+              Int c_stride) {
+  const Int lanes = static_cast<Int>(hn::Lanes(D()));
+  const Int columns = PadColumns(shape.columns);
+  // A depth of zero still has to write init (or zeros).
+  for (Int first = 0; first == 0 || first < shape.depth; first += kDepthBlock) {
+    const Int depth = std::min(kDepthBlock, shape.depth - first);
+    if (first > 0) {
+      init = c;
+      init_stride = c_stride;
+    }
+    for (Int column = 0; column < columns; column += PanelWidth()) {
+      const Int width = std::min(PanelWidth(), columns - column);
+      TileArgs args{};
+      args.a = a.data + first * a.depth_stride;
+      args.b = b.stride == 0 ? b.data + column * b.packed_depth + (b.first_depth + first) * width
+                             : b.data + first * b.stride + column;
+      args.b_stride = b.stride == 0 ? width : b.stride;
+      args.init = init == nullptr ? nullptr : init + column;
+      args.init_stride = init_stride;
+      args.c = c + column;
+      args.c_stride = c_stride;
+      args.depth = depth;
+      Panel(shape.rows, width / lanes, a, args);
+    }
+  }
+}
+
+// Four by four elements at `from`, transposed to `to`.
+void TransposeFour(const float* from, Int from_stride, float* to, Int to_stride) {
+#if HWY_TARGET == HWY_SCALAR
+  for (Int r = 0; r < 4; ++r) {
+    for (Int c = 0; c < 4; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+  }
+#else
+  const hn::FixedTag<float, 4> d4;
+  const hn::FixedTag<std::uint64_t, 2> d2;
+  const auto v0 = hn::LoadU(d4, from);
+  const auto v1 = hn::LoadU(d4, from + from_stride);
+  const auto v2 = hn::LoadU(d4, from + 2 * from_stride);
+  const auto v3 = hn::LoadU(d4, from + 3 * from_stride);
+  const auto low01 = hn::BitCast(d2, hn::InterleaveLower(d4, v0, v1));
+  const auto high01 = hn::BitCast(d2, hn::InterleaveUpper(d4, v0, v1));
+  const auto low23 = hn::BitCast(d2, hn::InterleaveLower(d4, v2, v3));
+  const auto high23 = hn::BitCast(d2, hn::InterleaveUpper(d4, v2, v3));
+  hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, low01, low23)), d4, to);
+  hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, low01, low23)), d4, to + to_stride);
+  hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, high01, high23)), d4, to + 2 * to_stride);
+  hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, high01, high23)), d4, to + 3 * to_stride);
+#endif
+}
+
+// Rows of `in` are walked innermost, so that every cache line of `out` is filled at once.
+void TransposeImpl(const float* in, Int in_stride, Int rows, Int columns, float* out,
+                   Int out_stride) {
+  Int c = 0;
+  for (; c + 4 <= columns; c += 4) {
+    Int r = 0;
+    for (; r + 4 <= rows; r += 4) {
+      TransposeFour(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
+    }
+    for (; r < rows; ++r) {
+      for (Int i = c; i < c + 4; ++i) out[i * out_stride + r] = in[r * in_stride + i];
+    }
+  }
+  for (; c < columns; ++c) {
+    for (Int r = 0; r < rows; ++r) out[c * out_stride + r] = in[r * in_stride + c];
+  }
+}
+
+// Panel after panel of PanelWidth() columns (the last may be narrower), each stored depth by depth.
+void PackImpl(const float* source, Int depth_stride, Int column_stride, Int depth, Int columns,
+              float* packed) {
+  const Int padded = PadColumns(columns);
+  for (Int column = 0; column < padded; column += PanelWidth()) {
+    const Int width = std::min(PanelWidth(), padded - column);
+    const Int filled = std::clamp<Int>(columns - column, 0, width);
+    const float* from = source + column * column_stride;
+    if (depth_stride == 1) {
+      TransposeImpl(from, column_stride, filled, depth, packed, width);
+    } else {
+      for (Int p = 0; p < depth; ++p) {
+        for (Int n = 0; n < filled; ++n) {
+          packed[p * width + n] = from[p * depth_stride + n * column_stride];
+        }
+      }
+    }
+    for (Int p = 0; p < depth; ++p) {
+      std::fill(packed + p * width + filled, packed + (p + 1) * width, 0.0F);
+    }
+    packed += depth * width;
+  }
+}
+
+}  // namespace
+}  // namespace megafold::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace megafold::cpu {
+
+HWY_EXPORT(GemmImpl);
+HWY_EXPORT(PackImpl);
+HWY_EXPORT(TransposeImpl);
+
+void Gemm(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, std::int64_t init_stride,
+          float* c, std::int64_t c_stride) {
+  HWY_DYNAMIC_DISPATCH(GemmImpl)(shape, a, b, init, init_stride, c, c_stride);
+}
+
+void PackMatrix(const float* source, std::int64_t depth_stride, std::int64_t column_stride,
+                std::int64_t depth, std::int64_t columns, float* packed) {
+  HWY_DYNAMIC_DISPATCH(PackImpl)(source, depth_stride, column_stride, depth, columns, packed);
+}
+
+void Transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns,
+               float* out, std::int64_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(TransposeImpl)(in, in_stride, rows, columns, out, out_stride);
+}
+
+}  // namespace megafold::cpu
+#endif  // HWY_ONCE

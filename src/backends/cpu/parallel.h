@@ -1,0 +1,24 @@
+// The threads that the CPU kernels share: one pool a process, started on first use.
+//
+// A pool of our own, because linking OpenMP would put a second runtime beside the one inside
+// libtorch, each with threads that spin after their work. Between calls these sleep.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace megafold::cpu {
+
+// Threads that ParallelFor uses, the caller's included: what SetNumThreads said, else
+// MEGAFOLD_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process may run on. How sums
+// are divided depends on this number alone.
+int NumThreads();
+void SetNumThreads(int threads);
+
+// Calls body(0) ... body(count - 1), each once, on up to NumThreads() threads, and returns when all
+// are done. The first exception is thrown again here. Calls from several threads at a time are
+// safe: one of them gets the pool, the others run in their own thread, as does a call from inside a
+// body.
+void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& body);
+
+}  // namespace megafold::cpu
