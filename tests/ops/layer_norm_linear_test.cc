@@ -7,6 +7,7 @@
 #include "megafold/core/error.h"
 #include "tests/ops/cases.h"
 #include "tests/ops/problem.h"
+#include "tests/ops/targets.h"
 
 namespace megafold::test {
 namespace {
@@ -71,21 +72,25 @@ TEST(LayerNormLinear, ReferenceWithoutOptionalOperandsMatchesFiniteDifferences) 
 }
 
 TEST(LayerNormLinear, MatchesReference) {
-  for (const Case& c : LoadCases("layer_norm_linear")) {
-    SCOPED_TRACE(c.text);
-    ExpectMatchesReference(LayerNormLinear(c["M"], c["K"], c["C"]), {}, 3);
-  }
+  ForEachTarget([] {
+    for (const Case& c : LoadCases("layer_norm_linear")) {
+      SCOPED_TRACE(c.text);
+      ExpectMatchesReference(LayerNormLinear(c["M"], c["K"], c["C"]), {}, 3);
+    }
+  });
 }
 
 TEST(LayerNormLinear, MatchesReferenceInHalfPrecision) {
-  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-    for (const DType parameter : {dtype, DType::kFloat32}) {
-      SCOPED_TRACE(Name(dtype));
-      const RunOptions options{.dtype = dtype, .parameter_dtype = parameter, .gap = 3};
-      ExpectMatchesReference(LayerNormLinear(97, 33, 21), options, 4);
-      ExpectMatchesReference(LayerNormLinear(23, 128, 64), options, 5);
+  ForEachTarget([] {
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      for (const DType parameter : {dtype, DType::kFloat32}) {
+        SCOPED_TRACE(Name(dtype));
+        const RunOptions options{.dtype = dtype, .parameter_dtype = parameter, .gap = 3};
+        ExpectMatchesReference(LayerNormLinear(97, 33, 21), options, 4);
+        ExpectMatchesReference(LayerNormLinear(23, 128, 64), options, 5);
+      }
     }
-  }
+  });
 }
 
 TEST(LayerNormLinear, TakesRowStrides) {

@@ -7,6 +7,7 @@
 #include "megafold/core/error.h"
 #include "tests/ops/cases.h"
 #include "tests/ops/problem.h"
+#include "tests/ops/targets.h"
 
 namespace megafold::test {
 namespace {
@@ -76,21 +77,25 @@ TEST(Transition, ReferenceWithoutOptionalOperandsMatchesFiniteDifferences) {
 }
 
 TEST(Transition, MatchesReference) {
-  for (const Case& c : LoadCases("transition")) {
-    SCOPED_TRACE(c.text);
-    ExpectMatchesReference(Transition(c["M"], c["K"], c["E"]), {}, 3);
-  }
+  ForEachTarget([] {
+    for (const Case& c : LoadCases("transition")) {
+      SCOPED_TRACE(c.text);
+      ExpectMatchesReference(Transition(c["M"], c["K"], c["E"]), {}, 3);
+    }
+  });
 }
 
 TEST(Transition, MatchesReferenceInHalfPrecision) {
-  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-    for (const DType parameter : {dtype, DType::kFloat32}) {
-      SCOPED_TRACE(Name(dtype));
-      const RunOptions options{.dtype = dtype, .parameter_dtype = parameter, .gap = 3};
-      ExpectMatchesReference(Transition(97, 33, 2), options, 4);
-      ExpectMatchesReference(Transition(23, 64, 4), options, 5);
+  ForEachTarget([] {
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      for (const DType parameter : {dtype, DType::kFloat32}) {
+        SCOPED_TRACE(Name(dtype));
+        const RunOptions options{.dtype = dtype, .parameter_dtype = parameter, .gap = 3};
+        ExpectMatchesReference(Transition(97, 33, 2), options, 4);
+        ExpectMatchesReference(Transition(23, 64, 4), options, 5);
+      }
     }
-  }
+  });
 }
 
 TEST(Transition, EachOptionalOperandMayBeAbsent) {

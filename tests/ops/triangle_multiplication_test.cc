@@ -9,6 +9,7 @@
 #include "megafold/core/error.h"
 #include "tests/ops/cases.h"
 #include "tests/ops/problem.h"
+#include "tests/ops/targets.h"
 
 namespace megafold::test {
 namespace {
@@ -130,23 +131,27 @@ TEST(TriangleMultiplication, TriangleFollowsItsDefinition) {
 }
 
 TEST(TriangleMultiplication, MatchesReference) {
-  for (const Case& c : LoadCases("triangle_multiplication")) {
-    for (const TriangleDirection direction : kDirections) {
-      SCOPED_TRACE(c.text);
-      ExpectMatchesReference(TriangleMultiplication(direction, c["B"], c["N"], c["C"], c["hidden"]),
-                             {}, 3);
+  ForEachTarget([] {
+    for (const Case& c : LoadCases("triangle_multiplication")) {
+      for (const TriangleDirection direction : kDirections) {
+        SCOPED_TRACE(c.text);
+        ExpectMatchesReference(
+            TriangleMultiplication(direction, c["B"], c["N"], c["C"], c["hidden"]), {}, 3);
+      }
     }
-  }
+  });
 }
 
 TEST(TriangleMultiplication, MatchesReferenceInHalfPrecision) {
-  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-    for (const TriangleDirection direction : kDirections) {
-      SCOPED_TRACE(Name(dtype));
-      ExpectMatchesReference(TriangleMultiplication(direction, 2, 23, 33, 24),
-                             {.dtype = dtype, .gap = 3}, 4);
+  ForEachTarget([] {
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      for (const TriangleDirection direction : kDirections) {
+        SCOPED_TRACE(Name(dtype));
+        ExpectMatchesReference(TriangleMultiplication(direction, 2, 23, 33, 24),
+                               {.dtype = dtype, .gap = 3}, 4);
+      }
     }
-  }
+  });
 }
 
 TEST(TriangleMultiplication, OptionalOperandsMayBeAbsent) {
