@@ -1,41 +1,17 @@
 #include "backends/cpu/parallel.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
-#include "megafold/core/error.h"
-
 namespace megafold::cpu {
 namespace {
-
-int ProcessorsOfThisProcess() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-}
-
-int DefaultThreads() {
-  for (const char* name : {"MEGAFOLD_NUM_THREADS", "OMP_NUM_THREADS"}) {
-    const char* text = std::getenv(name);
-    const int threads = text == nullptr ? 0 : std::atoi(text);
-    if (threads > 0) return threads;
-  }
-  return ProcessorsOfThisProcess();
-}
-
-std::atomic<int>& ThreadCount() {
-  static std::atomic<int> count{DefaultThreads()};
-  return count;
-}
 
 // One ParallelFor: threads draw indices until none is left.
 class Job {
@@ -132,13 +108,6 @@ thread_local bool inside_parallel = false;
 
 }  // namespace
 
-int NumThreads() { return ThreadCount().load(std::memory_order_relaxed); }
-
-void SetNumThreads(int threads) {
-  Require(threads > 0, "the number of threads is ", threads, ", expected at least 1");
-  ThreadCount().store(threads, std::memory_order_relaxed);
-}
-
 void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& body) {
   const int threads = NumThreads();
   std::unique_lock lock(Shared().mutex, std::defer_lock);
@@ -151,6 +120,16 @@ void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& bo
   Shared().WithWorkers(threads - 1).Run(job);
   inside_parallel = false;
   job.Rethrow();
+}
+
+void ParallelItems(int workers, std::int64_t count,
+                   const std::function<void(int, std::int64_t)>& body) {
+  std::atomic<std::int64_t> next{0};
+  ParallelFor(std::min<std::int64_t>(workers, count), [&](std::int64_t worker) {
+    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      body(static_cast<int>(worker), i);
+    }
+  });
 }
 
 }  // namespace megafold::cpu

@@ -7,18 +7,23 @@
 #include <cstdint>
 #include <functional>
 
+#include "megafold/core/threads.h"
+
 namespace megafold::cpu {
 
-// Threads that ParallelFor uses, the caller's included: what SetNumThreads said, else
-// MEGAFOLD_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process may run on. How sums
-// are divided depends on this number alone.
-int NumThreads();
-void SetNumThreads(int threads);
+// Threads that ParallelFor uses, the caller's included. How sums are divided depends on this number
+// alone.
+inline int NumThreads() { return GetNumThreads(); }
 
 // Calls body(0) ... body(count - 1), each once, on up to NumThreads() threads, and returns when all
 // are done. The first exception is thrown again here. Calls from several threads at a time are
 // safe: one of them gets the pool, the others run in their own thread, as does a call from inside a
 // body.
 void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& body);
+
+// Calls body(worker, 0) ... body(worker, count - 1), each item once, with worker in [0, workers).
+// No two threads have the same worker at a time, so that each worker may own scratch.
+void ParallelItems(int workers, std::int64_t count,
+                   const std::function<void(int, std::int64_t)>& body);
 
 }  // namespace megafold::cpu

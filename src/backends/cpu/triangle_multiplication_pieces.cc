@@ -15,9 +15,26 @@ Block TileRows(Block block, std::int64_t slow, std::int64_t rows) {
   return block;
 }
 
-StoredRows PairRows(Pairs pairs, std::int64_t slow, std::int64_t fast) {
-  return {Offset(pairs.data, pairs.dtype, slow * pairs.slow_stride + fast * pairs.fast_stride),
-          pairs.dtype, pairs.fast_stride};
+// Calls visit(rows of the block, the pairs they belong to) for lines of the tile that cover it,
+// each along the index that is nearer in memory.
+template <typename Visit>
+void ForEachLine(Pairs pairs, Tile tile, Block block, Visit visit) {
+  const auto at = [&](std::int64_t s, std::int64_t f, std::int64_t stride) {
+    const std::int64_t offset =
+        (tile.slow + s) * pairs.slow_stride + (tile.fast + f) * pairs.fast_stride;
+    return StoredRows{Offset(pairs.data, pairs.dtype, offset), pairs.dtype, stride};
+  };
+  if (pairs.fast_stride <= pairs.slow_stride) {
+    for (std::int64_t s = 0; s < tile.slow_count; ++s) {
+      visit(TileRows(block, s, tile.fast_count), at(s, 0, pairs.fast_stride));
+    }
+    return;
+  }
+  for (std::int64_t f = 0; f < tile.fast_count; ++f) {
+    const Block line{block.data + f * block.stride, tile.slow_count, block.columns,
+                     kTileFast * block.stride};
+    visit(line, at(0, f, pairs.slow_stride));
+  }
 }
 
 // Clears the rows of the tile's pairs beyond the last fast index.
@@ -56,16 +73,12 @@ Pairs ColumnsFrom(Pairs pairs, std::int64_t column) {
 }
 
 void LoadTile(Pairs from, Tile tile, Block to) {
-  for (std::int64_t s = 0; s < tile.slow_count; ++s) {
-    LoadRows(PairRows(from, tile.slow + s, tile.fast), TileRows(to, s, tile.fast_count));
-  }
+  ForEachLine(from, tile, to, [](Block rows, StoredRows stored) { LoadRows(stored, rows); });
   ClearMissing(tile, to);
 }
 
 void StoreTile(Block from, Tile tile, Pairs to) {
-  for (std::int64_t s = 0; s < tile.slow_count; ++s) {
-    StoreRows(TileRows(from, s, tile.fast_count), PairRows(to, tile.slow + s, tile.fast));
-  }
+  ForEachLine(to, tile, from, [](Block rows, StoredRows stored) { StoreRows(rows, stored); });
 }
 
 void LoadMask(const TensorView& mask, std::int64_t batch, bool transposed, Tile tile,
