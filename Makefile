@@ -33,7 +33,7 @@ test-cpp: build
 	ctest --test-dir $(BUILD) --output-on-failure -j2
 
 test-python: build
-	$(RUN_PYTHON) -m pytest -q tests/python tests/build
+	$(RUN_PYTHON) -m pytest -q tests
 
 # The libraries below PyTorch once more, under ASan and UBSan.
 test-sanitizers: setup
