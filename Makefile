@@ -33,7 +33,7 @@ test-cpp: build
 	ctest --test-dir $(BUILD) --output-on-failure -j2
 
 test-python: build
-	$(RUN_PYTHON) -m pytest -q tests
+	$(RUN_PYTHON) -m pytest -q -rs tests/build $(wildcard tests/python tests/cuda)
 
 # The libraries below PyTorch once more, under ASan and UBSan.
 test-sanitizers: setup
