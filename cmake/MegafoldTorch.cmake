@@ -34,3 +34,13 @@ foreach(library torch_cuda c10_cuda torch_hip c10_hip)
       "-Wl,--push-state,--no-as-needed,${MEGAFOLD_TORCH_DIR}/lib/lib${library}.so,--pop-state")
   endif()
 endforeach()
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(megafold_libtorch INTERFACE -fpch-preprocess)  # lets ccache see precompiled headers
+endif()
+
+# <torch/torch.h> takes most of a file's compile time: targets that read it say
+# target_precompile_headers(x REUSE_FROM megafold_torch_pch) and link megafold_libtorch and megafold_options.
+add_library(megafold_torch_pch OBJECT "${CMAKE_SOURCE_DIR}/src/torch_ops/pch.cc")
+target_link_libraries(megafold_torch_pch PRIVATE megafold_options megafold_libtorch)
+target_precompile_headers(megafold_torch_pch PRIVATE <torch/torch.h>)
