@@ -1,0 +1,146 @@
+#include "torch_ops/tensors.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <cstdint>
+
+#include "megafold/core/build_info.h"
+#include "megafold/core/error.h"
+#include "megafold/core/threads.h"
+
+namespace megafold::torch_ops {
+namespace {
+
+constexpr std::uintptr_t kAlignment = 256;
+
+bool Built(DeviceType type) {
+  for (const BackendInfo& backend : Backends()) {
+    if (backend.device == type) return backend.built;
+  }
+  return false;
+}
+
+// PyTorch calls a ROCm device 'cuda' as well: which of the two it is follows from this build's
+// backends.
+DeviceType GpuType() {
+  static const DeviceType type =
+      Built(DeviceType::kHip) && !Built(DeviceType::kCuda) ? DeviceType::kHip : DeviceType::kCuda;
+  return type;
+}
+
+Device ToDevice(const char* name, c10::Device device) {
+  if (device.is_cpu()) return {DeviceType::kCpu, 0};
+  if (device.is_cuda()) return {GpuType(), device.index()};
+  if (device.is_hip()) return {DeviceType::kHip, device.index()};
+  Fail(ErrorCode::kInvalidArgument, name, " is on device '", device.str(),
+       "', expected cpu or cuda");
+}
+
+DType ToDType(const char* name, at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    case at::kDouble:
+      return DType::kFloat64;
+    case at::kBool:
+      return DType::kBool;
+    default:
+      Fail(ErrorCode::kInvalidArgument, name, " is ", c10::toString(type),
+           ", expected float32, bfloat16, float16, float64 or (for a mask) bool");
+  }
+}
+
+// A view where the strides allow one, else a copy.
+at::Tensor AsRows(const at::Tensor& tensor) {
+  const std::int64_t features = tensor.size(-1);
+  return tensor.reshape({features == 0 ? 0 : tensor.numel() / features, features});
+}
+
+}  // namespace
+
+TensorView ToView(const char* name, const at::Tensor& tensor) {
+  if (!tensor.defined()) return {};
+  Require(tensor.layout() == at::kStrided, name, " is not a dense tensor");
+  Require(tensor.dim() >= 1 && tensor.dim() <= kMaxRank, name, " has ", tensor.dim(),
+          " dimensions, expected 1 to ", kMaxRank);
+  TensorView view;
+  view.data = tensor.data_ptr();
+  view.dtype = ToDType(name, tensor.scalar_type());
+  view.device = ToDevice(name, tensor.device());
+  view.rank = static_cast<int>(tensor.dim());
+  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    view.sizes[static_cast<std::size_t>(dim)] = tensor.size(dim);
+    view.strides[static_cast<std::size_t>(dim)] = tensor.stride(dim);
+  }
+  return view;
+}
+
+TensorView ToView(const char* name, const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() ? ToView(name, *tensor) : TensorView{};
+}
+
+TensorView Inputs::Packed(const char* name, const std::optional<at::Tensor>& tensor) {
+  if (!tensor || !tensor->defined() || tensor->dim() == 0) return ToView(name, tensor);
+  if (tensor->size(-1) <= 1 || tensor->stride(-1) == 1) return ToView(name, *tensor);
+  kept_.push_back(tensor->contiguous());
+  return ToView(name, kept_.back());
+}
+
+TensorView Inputs::Rows(const char* name, const at::Tensor& tensor) {
+  kept_.push_back(AsRows(tensor));
+  return Packed(name, kept_.back());
+}
+
+TensorView OutputRows(const char* name, const at::Tensor& tensor) {
+  return tensor.defined() ? ToView(name, AsRows(tensor)) : TensorView{};
+}
+
+TensorView Flat(const char* name, const at::Tensor& tensor) {
+  Require(tensor.is_contiguous(), name, " must be contiguous");
+  return ToView(name, tensor.view({-1}));
+}
+
+at::Tensor EmptyGradient(bool needed, const std::optional<at::Tensor>& of) {
+  if (!needed) return {};
+  Require(of && of->defined(), "the gradient of an operand that is absent is asked for");
+  return of->new_empty_symint(of->sym_sizes());
+}
+
+at::ScalarType StatisticsType(const at::Tensor& storage) {
+  return storage.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+at::Tensor Unwrap(const std::optional<at::Tensor>& tensor) { return tensor.value_or(at::Tensor()); }
+
+std::optional<at::Tensor> Wrap(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+}
+
+CallScope::CallScope(const at::Tensor& lead) : guard_(lead.device()), device_(lead.device()) {
+  stream_.device = ToDevice("the first operand", device_);
+  if (device_.is_cpu()) {
+    const int threads = at::get_num_threads();
+    if (threads != GetNumThreads()) SetNumThreads(threads);
+    return;
+  }
+  const c10::impl::VirtualGuardImpl runtime(device_.type());
+  stream_.handle = runtime.getStream(device_).native_handle();
+}
+
+Workspace CallScope::Allocate(std::size_t bytes) {
+  if (bytes == 0) return {};
+  // The CPU allocator aligns to 64 bytes only.
+  const auto size = static_cast<std::int64_t>(bytes + kAlignment);
+  scratch_ = at::empty({size}, at::TensorOptions().dtype(at::kByte).device(device_));
+  const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data_ptr());
+  const std::uintptr_t aligned = (address + kAlignment - 1) / kAlignment * kAlignment;
+  return {reinterpret_cast<void*>(aligned), bytes};
+}
+
+}  // namespace megafold::torch_ops
