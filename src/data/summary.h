@@ -37,7 +37,8 @@ struct EntrySummary {
   std::string release_date;  // yyyy-mm-dd, empty when not stated
   double resolution = 0;     // Angstrom, 0 when not stated
   std::int64_t tokens = 0;
-  std::int64_t protein_tokens = 0;  // tokens by molecule type: these four add up to `tokens`
+  std::int64_t resolved_tokens = 0;  // with at least one coordinate
+  std::int64_t protein_tokens = 0;   // tokens by molecule type: these four add up to `tokens`
   std::int64_t rna_tokens = 0;
   std::int64_t dna_tokens = 0;
   std::int64_t ligand_tokens = 0;

@@ -1,4 +1,5 @@
-// Plain arrays by name: what the data pipeline hands to the trainer. docs/features.md lists every name, type and shape.
+// Plain arrays by name: what the data pipeline hands to the trainer. docs/features.md lists every
+// name, type and shape.
 #pragma once
 
 #include <cstddef>
