@@ -43,19 +43,26 @@ class AtomAttentionEncoderImpl : public torch::nn::Module {
  public:
   AtomAttentionEncoderImpl(const ModelConfig& config, std::int64_t c_token, bool noised);
 
-  // Lines 1 to 14 but for the noised positions. s_trunk [B, N, c_s] and z [B, N, N, c_z] are defined exactly when the
-  // encoder was made with `noised`.
-  AtomContext Prepare(const Features& features, const AtomLayout& layout, const at::Tensor& s_trunk = {},
-                      const at::Tensor& z = {});
+  // Lines 1 to 14 but for the noised positions. Reads the ref_* features. s_trunk [B, N, c_s] and z [B, N, N, c_z] are
+  // defined exactly when the encoder was made with `noised`.
+  AtomContext Prepare(const Features& features, const AtomLayout& layout,
+                      const at::Tensor& s_trunk = {}, const at::Tensor& z = {});
   // The rest. r [B, S, A, 3]: positions scaled to unit variance; undefined without `noised` (S is then 1).
-  AtomEncoding forward(const AtomContext& context, const AtomLayout& layout, const at::Tensor& r = {});
+  AtomEncoding forward(const AtomContext& context, const AtomLayout& layout,
+                       const at::Tensor& r = {});
 
  private:
+  at::Tensor AtomFeatures(const Features& features, const AtomLayout& layout);
   at::Tensor PairFeatures(const Features& features, const AtomLayout& layout);
 
   bool noised_;
-  torch::nn::Linear ref_position_{nullptr}, ref_charge_{nullptr}, ref_mask_{nullptr};
-  torch::nn::Embedding ref_element_{nullptr}, ref_name_{nullptr};
+  Linear linear_features_{nullptr}, linear_pairs_{nullptr};
+  LayerNormLinear trunk_single_{nullptr}, trunk_pair_{nullptr};
+  Linear linear_r_{nullptr};
+  Linear linear_query_{nullptr}, linear_key_{nullptr};
+  Linear linear_p1_{nullptr}, linear_p2_{nullptr}, linear_p3_{nullptr};
+  AtomTransformer transformer_{nullptr};
+  Linear linear_tokens_{nullptr};
 };
 TORCH_MODULE(AtomAttentionEncoder);
 
@@ -66,6 +73,12 @@ class AtomAttentionDecoderImpl : public torch::nn::Module {
   // tokens [B, S, N, c_token], q_skip [B, S, A', c_atom] -> position updates [B, S, A, 3] float32.
   at::Tensor forward(const at::Tensor& tokens, const at::Tensor& q_skip, const AtomContext& context,
                      const AtomLayout& layout);
+
+ private:
+  Linear linear_tokens_{nullptr};
+  AtomTransformer transformer_{nullptr};
+  LayerNorm norm_{nullptr};
+  Linear linear_out_{nullptr};
 };
 TORCH_MODULE(AtomAttentionDecoder);
 

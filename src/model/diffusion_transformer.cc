@@ -1,0 +1,84 @@
+#include "model/diffusion_transformer.h"
+
+#include <string>
+
+namespace megafold::model {
+
+namespace {
+
+// A gate that starts nearly closed, so that a deep stack starts near the identity.
+LinearOptions ClosedGate() { return {.init = Init::kGating, .bias = true, .bias_value = -2}; }
+
+}  // namespace
+
+ConditionedTransitionImpl::ConditionedTransitionImpl(Ops ops, std::int64_t c_a, std::int64_t c_s,
+                                                     std::int64_t expansion)
+    : hidden_(expansion * c_a) {
+  norm_ = register_module("norm", AdaptiveLayerNorm(ops, c_a, c_s));
+  linear_a_ = register_module("linear_a", Linear(c_a, hidden_, LinearOptions{.init = Init::kHe}));
+  linear_b_ = register_module("linear_b", Linear(c_a, hidden_));
+  linear_out_ = register_module("linear_out", Linear(hidden_, c_a));
+  linear_s_ = register_module("linear_s", Linear(c_s, c_a, ClosedGate()));
+}
+
+at::Tensor ConditionedTransitionImpl::forward(const at::Tensor& a, const at::Tensor& s) {
+  const at::Tensor normed = norm_(a, s);
+  const at::Tensor hidden = at::silu(linear_a_(normed)) * linear_b_(normed);
+  return at::sigmoid(linear_s_(s)) * linear_out_(hidden);
+}
+
+DiffusionTransformerBlockImpl::DiffusionTransformerBlockImpl(
+    Ops ops, const DiffusionTransformerOptions& options)
+    : ops_(ops) {
+  const AttentionPairBiasOptions attention{
+      .c_a = options.c_a, .c_z = options.c_z, .heads = options.heads, .c_s = options.c_s};
+  attention_ = register_module("attention", AttentionPairBias(ops, attention));
+  transition_ = register_module(
+      "transition", ConditionedTransition(ops, options.c_a, options.c_s, options.expansion));
+}
+
+at::Tensor DiffusionTransformerBlockImpl::forward(const at::Tensor& a, const at::Tensor& s,
+                                                  const at::Tensor& z, const AtomLayout& layout,
+                                                  bool windowed) {
+  const at::Tensor attended =
+      a + (windowed ? WindowAttention(a, s, z, layout) : attention_(a, s, z, layout.token_mask()));
+  return attended + transition_(attended, s);
+}
+
+at::Tensor DiffusionTransformerBlockImpl::WindowAttention(const at::Tensor& a, const at::Tensor& s,
+                                                          const at::Tensor& z,
+                                                          const AtomLayout& layout) {
+  const auto parts = attention_->Project(a, s);
+  const at::Tensor attended =
+      Attention(ops_, layout.Queries(parts.q), layout.Keys(parts.k), layout.Keys(parts.v),
+                layout.key_mask(), attention_->PairBias(z.flatten(0, 1)));
+  return attention_->Finish(layout.FromQueries(attended), parts.gate, s);
+}
+
+DiffusionTransformerImpl::DiffusionTransformerImpl(Ops ops,
+                                                   const DiffusionTransformerOptions& options)
+    : checkpointing_(options.checkpointing) {
+  for (std::int64_t i = 0; i < options.blocks; ++i) {
+    blocks_.push_back(register_module("block_" + std::to_string(i),
+                                      DiffusionTransformerBlock(ops, options)));
+  }
+}
+
+at::Tensor DiffusionTransformerImpl::forward(const at::Tensor& a, const at::Tensor& s,
+                                             const at::Tensor& z, const AtomLayout& layout) {
+  return Run(a, s, z, layout, /*windowed=*/false);
+}
+
+at::Tensor DiffusionTransformerImpl::ForwardWindows(const at::Tensor& a, const at::Tensor& s,
+                                                    const at::Tensor& z,
+                                                    const AtomLayout& layout) {
+  return Run(a, s, z, layout, /*windowed=*/true);
+}
+
+at::Tensor DiffusionTransformerImpl::Run(at::Tensor a, const at::Tensor& s, const at::Tensor& z,
+                                         const AtomLayout& layout, bool windowed) {
+  for (auto& block : blocks_) a = block(a, s, z, layout, windowed);
+  return a;
+}
+
+}  // namespace megafold::model
