@@ -2,6 +2,7 @@
 
 #include "megafold/core/error.h"
 #include "model/autocast.h"
+#include "model/encodings.h"
 
 namespace megafold::model {
 
@@ -14,12 +15,6 @@ constexpr std::int64_t kNameAlphabet = 64;
 constexpr std::int64_t kAtomFeatures = 3 + 1 + 1 + kElements + kNameCharacters * kNameAlphabet;
 // offset, 1 / (1 + distance^2), same conformer
 constexpr std::int64_t kPairFeatures = 3 + 1 + 1;
-
-// float32 0 or 1, `classes` wide; a compact u8 code in, on the code's device.
-at::Tensor OneHot(const at::Tensor& codes, std::int64_t classes) {
-  const at::Tensor all = at::arange(classes, codes.options().dtype(at::kLong));
-  return codes.unsqueeze(-1).eq(all).to(at::kFloat);
-}
 
 }  // namespace
 
@@ -49,8 +44,8 @@ AtomAttentionEncoderImpl::AtomAttentionEncoderImpl(const ModelConfig& config, st
   linear_features_ = register_module("linear_features", Linear(kAtomFeatures, c_atom));
   linear_pairs_ = register_module("linear_pairs", Linear(kPairFeatures, c_pair));
   if (noised) {
-    trunk_single_ = register_module("trunk_single",
-                                    LayerNormLinear(config.ops, config.c_s, c_atom, final));
+    trunk_single_ =
+        register_module("trunk_single", LayerNormLinear(config.ops, config.c_s, c_atom, final));
     trunk_pair_ =
         register_module("trunk_pair", LayerNormLinear(config.ops, config.c_z, c_pair, final));
     linear_r_ = register_module("linear_r", Linear(3, c_atom));
@@ -72,10 +67,10 @@ at::Tensor AtomAttentionEncoderImpl::AtomFeatures(const Features& features,
   const at::Tensor element = layout.Pad(Get(features, "ref_element"));
   const at::Tensor name = layout.Pad(Get(features, "ref_atom_name_chars"));
   // asinh keeps the sign of a charge and bounds what a metal's large one does.
-  return at::cat({layout.Pad(Get(features, "ref_pos")), column("ref_charge").asinh(),
-                  column("ref_mask"), OneHot(element, kElements),
-                  OneHot(name, kNameAlphabet).flatten(2)},
-                 -1);
+  return at::cat(
+      {layout.Pad(Get(features, "ref_pos")), column("ref_charge").asinh(), column("ref_mask"),
+       OneHot(element, kElements), OneHot(name, kNameAlphabet).flatten(2)},
+      -1);
 }
 
 at::Tensor AtomAttentionEncoderImpl::PairFeatures(const Features& features,
@@ -139,15 +134,14 @@ AtomAttentionDecoderImpl::AtomAttentionDecoderImpl(const ModelConfig& config,
   linear_tokens_ = register_module("linear_tokens", Linear(c_token, config.atom.c_atom));
   transformer_ = register_module("transformer", AtomTransformer(config));
   norm_ = register_module("norm", LayerNorm(config.atom.c_atom));
-  linear_out_ = register_module(
-      "linear_out", Linear(config.atom.c_atom, 3, LinearOptions{.init = Init::kFinal}));
+  linear_out_ = register_module("linear_out",
+                                Linear(config.atom.c_atom, 3, LinearOptions{.init = Init::kFinal}));
 }
 
 at::Tensor AtomAttentionDecoderImpl::forward(const at::Tensor& tokens, const at::Tensor& q_skip,
-                                             const AtomContext& context,
-                                             const AtomLayout& layout) {
-  const at::Tensor q = transformer_(layout.TokensToAtoms(linear_tokens_(tokens)) + q_skip, context,
-                                    layout);
+                                             const AtomContext& context, const AtomLayout& layout) {
+  const at::Tensor q =
+      transformer_(layout.TokensToAtoms(linear_tokens_(tokens)) + q_skip, context, layout);
   const NoAutocast float32;  // positions
   return linear_out_(norm_(q.to(at::kFloat))).narrow(2, 0, layout.atoms());
 }

@@ -1,8 +1,9 @@
-// Attention over atoms within windows: AtomAttentionEncoder (Algorithm 5), AtomAttentionDecoder (Algorithm 6) and
-// AtomTransformer (Algorithm 7) of the AlphaFold 3 supplement.
+// Attention over atoms within windows: AtomAttentionEncoder (Algorithm 5), AtomAttentionDecoder
+// (Algorithm 6) and AtomTransformer (Algorithm 7) of the AlphaFold 3 supplement.
 //
-// B batch, S diffusion samples (1 in the input embedder), N tokens, A' atoms padded to whole windows, W windows of 32
-// queries and 128 keys. What does not depend on the noised positions is computed and kept once for all samples.
+// B batch, S diffusion samples (1 in the input embedder), N tokens, A' atoms padded to whole
+// windows, W windows of 32 queries and 128 keys. What does not depend on the noised positions is
+// computed and kept once for all samples.
 #pragma once
 
 #include <torch/torch.h>
@@ -37,17 +38,18 @@ class AtomTransformerImpl : public torch::nn::Module {
 };
 TORCH_MODULE(AtomTransformer);
 
-// Algorithm 5. With `noised` it has the inputs of the diffusion module (trunk representations, noised positions);
-// without, it is the input embedder's.
+// Algorithm 5. With `noised` it has the inputs of the diffusion module (trunk representations,
+// noised positions); without, it is the input embedder's.
 class AtomAttentionEncoderImpl : public torch::nn::Module {
  public:
   AtomAttentionEncoderImpl(const ModelConfig& config, std::int64_t c_token, bool noised);
 
-  // Lines 1 to 14 but for the noised positions. Reads the ref_* features. s_trunk [B, N, c_s] and z [B, N, N, c_z] are
-  // defined exactly when the encoder was made with `noised`.
+  // Lines 1 to 14 but for the noised positions. Reads the ref_* features. s_trunk [B, N, c_s] and z
+  // [B, N, N, c_z] are defined exactly when the encoder was made with `noised`.
   AtomContext Prepare(const Features& features, const AtomLayout& layout,
                       const at::Tensor& s_trunk = {}, const at::Tensor& z = {});
-  // The rest. r [B, S, A, 3]: positions scaled to unit variance; undefined without `noised` (S is then 1).
+  // The rest. r [B, S, A, 3]: positions scaled to unit variance; undefined without `noised` (S is
+  // then 1).
   AtomEncoding forward(const AtomContext& context, const AtomLayout& layout,
                        const at::Tensor& r = {});
 

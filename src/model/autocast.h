@@ -1,4 +1,5 @@
-// A scope that autocast leaves alone: coordinates, noise levels and losses are float32 whatever the model's precision.
+// A scope that autocast leaves alone: coordinates, noise levels and losses are float32 whatever the
+// model's precision.
 #pragma once
 
 #include <ATen/autocast_mode.h>

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "model/checkpoint.h"
+
 namespace megafold::model {
 
 namespace {
@@ -59,8 +61,8 @@ DiffusionTransformerImpl::DiffusionTransformerImpl(Ops ops,
                                                    const DiffusionTransformerOptions& options)
     : checkpointing_(options.checkpointing) {
   for (std::int64_t i = 0; i < options.blocks; ++i) {
-    blocks_.push_back(register_module("block_" + std::to_string(i),
-                                      DiffusionTransformerBlock(ops, options)));
+    blocks_.push_back(
+        register_module("block_" + std::to_string(i), DiffusionTransformerBlock(ops, options)));
   }
 }
 
@@ -70,14 +72,18 @@ at::Tensor DiffusionTransformerImpl::forward(const at::Tensor& a, const at::Tens
 }
 
 at::Tensor DiffusionTransformerImpl::ForwardWindows(const at::Tensor& a, const at::Tensor& s,
-                                                    const at::Tensor& z,
-                                                    const AtomLayout& layout) {
+                                                    const at::Tensor& z, const AtomLayout& layout) {
   return Run(a, s, z, layout, /*windowed=*/true);
 }
 
 at::Tensor DiffusionTransformerImpl::Run(at::Tensor a, const at::Tensor& s, const at::Tensor& z,
                                          const AtomLayout& layout, bool windowed) {
-  for (auto& block : blocks_) a = block(a, s, z, layout, windowed);
+  for (const DiffusionTransformerBlock& block : blocks_) {
+    const BlockFunction run = [block, layout, windowed](const Tensors& inputs) mutable {
+      return Tensors{block(inputs[0], inputs[1], inputs[2], layout, windowed)};
+    };
+    a = Checkpoint(checkpointing_, run, {a, s, z}, block->parameters())[0];
+  }
   return a;
 }
 

@@ -1,5 +1,6 @@
-// DiffusionTransformer (Algorithm 23): attention with pair bias and a gated transition, both conditioned on s. Over
-// tokens it is the trunk of the diffusion module; over windows of atoms it is the AtomTransformer.
+// DiffusionTransformer (Algorithm 23): attention with pair bias and a gated transition, both
+// conditioned on s. Over tokens it is the trunk of the diffusion module; over windows of atoms it
+// is the AtomTransformer.
 #pragma once
 
 #include <torch/torch.h>
@@ -13,7 +14,8 @@
 
 namespace megafold::model {
 
-// Algorithm 25: sigmoid(Linear(s)) * SwiGLU(AdaLN(a, s)). a [B, S, N, c_a], s [B, S or 1, N, c_s] -> as a.
+// Algorithm 25: sigmoid(Linear(s)) * SwiGLU(AdaLN(a, s)). a [B, S, N, c_a], s [B, S or 1, N, c_s]
+// -> as a.
 class ConditionedTransitionImpl : public torch::nn::Module {
  public:
   ConditionedTransitionImpl(Ops ops, std::int64_t c_a, std::int64_t c_s, std::int64_t expansion);
@@ -39,7 +41,8 @@ struct DiffusionTransformerOptions {
 class DiffusionTransformerBlockImpl : public torch::nn::Module {
  public:
   DiffusionTransformerBlockImpl(Ops ops, const DiffusionTransformerOptions& options);
-  // Tokens: z [B, N, N, c_z], layout's token mask. Atoms (`windowed`): z [B, W, queries, keys, c_z].
+  // Tokens: z [B, N, N, c_z], layout's token mask. Atoms (`windowed`): z [B, W, queries, keys,
+  // c_z].
   at::Tensor forward(const at::Tensor& a, const at::Tensor& s, const at::Tensor& z,
                      const AtomLayout& layout, bool windowed);
 
@@ -59,7 +62,8 @@ class DiffusionTransformerImpl : public torch::nn::Module {
   // a [B, S, N, c_a], s [B, S or 1, N, c_s], z [B, N, N, c_z], one for all samples -> as a.
   at::Tensor forward(const at::Tensor& a, const at::Tensor& s, const at::Tensor& z,
                      const AtomLayout& layout);
-  // a [B, S, A', c_a], s [B, S or 1, A', c_s], z [B, W, queries, keys, c_z] -> as a; each query sees its window's keys.
+  // a [B, S, A', c_a], s [B, S or 1, A', c_s], z [B, W, queries, keys, c_z] -> as a; each query
+  // sees its window's keys.
   at::Tensor ForwardWindows(const at::Tensor& a, const at::Tensor& s, const at::Tensor& z,
                             const AtomLayout& layout);
 

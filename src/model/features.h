@@ -1,5 +1,5 @@
-// What the model is given: the arrays of docs/features.md as tensors on the model's device, each with a
-// leading batch dimension.
+// What the model is given: the arrays of docs/features.md as tensors on the model's device, each
+// with a leading batch dimension.
 #pragma once
 
 #include <ATen/core/Tensor.h>

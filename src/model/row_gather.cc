@@ -11,13 +11,15 @@ using torch::autograd::variable_list;
 
 at::Tensor Sum(const at::Tensor& x, const at::Tensor& index, std::int64_t rows) {
   at::Tensor out = at::zeros({rows, x.size(1)}, x.options());
-  // Each device's repeatable kernel: on the CPU index_put_ adds atomically, on a GPU scatter_add_ does.
+  // Each device's repeatable kernel: on the CPU index_put_ adds atomically, on a GPU scatter_add_
+  // does.
   if (x.is_cpu()) return out.scatter_add_(0, index.unsqueeze(1).expand_as(x), x);
   return out.index_put_({index}, x, /*accumulate=*/true);
 }
 
 struct GatherRowsFunction : torch::autograd::Function<GatherRowsFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& index) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& index) {
     context->save_for_backward({index});
     context->saved_data["rows"] = x.size(0);
     return x.index_select(0, index);
