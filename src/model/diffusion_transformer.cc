@@ -1,7 +1,5 @@
 #include "model/diffusion_transformer.h"
 
-#include <string>
-
 #include "model/checkpoint.h"
 
 namespace megafold::model {
@@ -60,10 +58,12 @@ at::Tensor DiffusionTransformerBlockImpl::WindowAttention(const at::Tensor& a, c
 DiffusionTransformerImpl::DiffusionTransformerImpl(Ops ops,
                                                    const DiffusionTransformerOptions& options)
     : checkpointing_(options.checkpointing) {
+  torch::nn::ModuleList list;
   for (std::int64_t i = 0; i < options.blocks; ++i) {
-    blocks_.push_back(
-        register_module("block_" + std::to_string(i), DiffusionTransformerBlock(ops, options)));
+    blocks_.emplace_back(ops, options);
+    list->push_back(blocks_.back());
   }
+  register_module("blocks", list);
 }
 
 at::Tensor DiffusionTransformerImpl::forward(const at::Tensor& a, const at::Tensor& s,
@@ -78,7 +78,7 @@ at::Tensor DiffusionTransformerImpl::ForwardWindows(const at::Tensor& a, const a
 
 at::Tensor DiffusionTransformerImpl::Run(at::Tensor a, const at::Tensor& s, const at::Tensor& z,
                                          const AtomLayout& layout, bool windowed) {
-  for (const DiffusionTransformerBlock& block : blocks_) {
+  for (DiffusionTransformerBlock& block : blocks_) {
     const BlockFunction run = [block, layout, windowed](const Tensors& inputs) mutable {
       return Tensors{block(inputs[0], inputs[1], inputs[2], layout, windowed)};
     };
