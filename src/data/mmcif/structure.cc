@@ -74,8 +74,8 @@ class BondReader {
         continue;
       }
       ResidueBond bond;
-      bond.first_atom = AtomName(row.str(7), row.str(3));
-      bond.second_atom = AtomName(row.str(8), row.str(6));
+      bond.first_atom = AtomName(row.has2(7) ? row.str(7) : "", row.str(3));
+      bond.second_atom = AtomName(row.has2(8) ? row.str(8) : "", row.str(6));
       bond.first = Find(row, 1, 2, 9, bond.first_atom);
       bond.second = Find(row, 4, 5, 10, bond.second_atom);
       if (bond.first == kNone || bond.second == kNone) {
