@@ -51,6 +51,12 @@ void Checks::OptionalParameter(const char* name, const TensorView& view, Sizes s
   LastStrideOne(name, view);
 }
 
+void Checks::OptionalBias(const char* name, const TensorView& view, Sizes sizes) const {
+  if (!view.defined()) return;
+  Placed(name, view, sizes);
+  if (view.dtype != statistics()) Type(name, view, storage_);
+}
+
 void Checks::OptionalMask(const char* name, const TensorView& view, Sizes sizes) const {
   if (!view.defined()) return;
   Placed(name, view, sizes);

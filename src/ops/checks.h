@@ -27,7 +27,9 @@ class Checks {
   void Operand(const char* name, const TensorView& view, Sizes sizes) const;
   // An operand that may be absent, in the storage type or float32.
   void OptionalParameter(const char* name, const TensorView& view, Sizes sizes) const;
-  // Like OptionalParameter, and bool is allowed; every stride is free.
+  // Like OptionalParameter, but every stride is free.
+  void OptionalBias(const char* name, const TensorView& view, Sizes sizes) const;
+  // Like OptionalBias, and bool is allowed.
   void OptionalMask(const char* name, const TensorView& view, Sizes sizes) const;
   // A statistic: float32 (float64 for float64 operands), contiguous, must be there.
   void Statistic(const char* name, const TensorView& view, Sizes sizes) const;

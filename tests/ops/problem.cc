@@ -53,6 +53,8 @@ Values MakeMask(const Shape& shape, std::mt19937& random) {
   return values;
 }
 
+DType Wide(DType dtype) { return dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32; }
+
 double Dot(const Values& a, const Values& b) {
   double sum = 0;
   for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
@@ -107,14 +109,17 @@ Results MakeInputs(const Problem& problem, DType dtype, std::uint32_t seed) {
   Results values;
   for (const Input& input : inputs) {
     Values& out = values[input.name];
+    std::normal_distribution<double> normal(input.offset, input.scale);
     if (input.is_mask) {
       out = MakeMask(input.shape, random);
-      continue;
+      if (!input.additive) continue;
+      const double infinity = std::numeric_limits<double>::infinity();
+      for (double& value : out) value = value != 0 ? normal(random) : -infinity;
+    } else {
+      out.resize(static_cast<std::size_t>(Count(input.shape)));
+      for (double& value : out) value = normal(random);
     }
-    std::normal_distribution<double> normal(input.offset, input.scale);
-    out.resize(static_cast<std::size_t>(Count(input.shape)));
-    for (double& value : out) value = normal(random);
-    Tensor rounded(dtype, input.shape);
+    Tensor rounded(input.wide ? Wide(dtype) : dtype, input.shape);
     rounded.Set(out);
     out = rounded.Get();
   }
@@ -125,8 +130,9 @@ Results Compute(const Problem& problem, const Results& inputs, const RunOptions&
   std::map<std::string, Tensor> tensors;
   Operands operands;
   std::vector<std::string> results;
-  const auto add = [&](const std::string& name, DType dtype, const Shape& shape) {
-    const auto [entry, fresh] = tensors.try_emplace(name, dtype, shape, options.gap);
+  const auto add = [&](const std::string& name, DType dtype, const Shape& shape, bool gaps = true) {
+    const auto [entry, fresh] =
+        tensors.try_emplace(name, dtype, shape, gaps ? options.gap : std::int64_t{0});
     operands[name] = entry->second.view();
     return &entry->second;
   };
@@ -135,15 +141,16 @@ Results Compute(const Problem& problem, const Results& inputs, const RunOptions&
     return only.empty() || std::ranges::find(only, name) != only.end();
   };
   const auto type_of = [&](const Input& input) {
-    if (input.is_mask) return DType::kBool;
+    if (input.is_mask && !input.additive) return DType::kBool;
+    if (input.wide) return Wide(options.dtype);
     return input.shape.size() == 1 ? options.parameter_dtype : options.dtype;
   };
   for (const Input& input : problem.Inputs()) {
     add(input.name, type_of(input), input.shape)->Set(inputs.at(input.name));
   }
   for (const Output& output : problem.Outputs()) {
-    const DType statistic = options.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-    add(output.name, output.statistic ? statistic : options.dtype, output.shape);
+    add(output.name, output.statistic ? Wide(options.dtype) : options.dtype, output.shape,
+        !output.statistic);
     results.push_back(output.name);
   }
   problem.Forward(operands);
@@ -151,7 +158,8 @@ Results Compute(const Problem& problem, const Results& inputs, const RunOptions&
   add("dy", options.dtype, problem.Outputs().front().shape)->Set(inputs.at("dy"));
   for (const Input& input : problem.Inputs()) {
     if (!input.differentiable || !wanted("d" + input.name)) continue;
-    add("d" + input.name, type_of(input), input.shape);
+    const DType type = input.wide_gradient ? Wide(options.dtype) : type_of(input);
+    add("d" + input.name, type, input.shape, !input.wide_gradient);
     results.push_back("d" + input.name);
   }
   problem.Backward(operands);
@@ -166,8 +174,11 @@ Results Compute(const Problem& problem, const Results& inputs, const RunOptions&
 
 double RelativeError(const Values& a, const Values& b) {
   double difference = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]);
-  const double norm = Dot(b, b);
+  double norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i] != b[i]) difference += (a[i] - b[i]) * (a[i] - b[i]);
+    if (std::isfinite(b[i])) norm += b[i] * b[i];
+  }
   if (difference == 0) return 0;
   return norm == 0 ? std::numeric_limits<double>::infinity() : std::sqrt(difference / norm);
 }
@@ -187,6 +198,7 @@ void ExpectMatchesReference(const Problem& problem, const RunOptions& options, s
     double largest = 0;
     double worst = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
+      if (values[i] == reference[i] && std::isinf(values[i])) continue;
       largest = std::max(largest, std::abs(reference[i]));
       worst = std::max(worst, std::abs(values[i] - reference[i]));
     }

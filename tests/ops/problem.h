@@ -37,15 +37,18 @@ struct Input {
   std::string name = {};
   Shape shape = {};
   bool differentiable = true;
-  double scale = 1;      // standard deviation of the values
-  double offset = 0;     // their mean
-  bool is_mask = false;  // values 0 and 1 instead, some whole rows zero
+  double scale = 1;            // standard deviation of the values
+  double offset = 0;           // their mean
+  bool is_mask = false;        // bool instead: values 0 and 1, some whole rows zero
+  bool additive = false;       // of a mask: random terms for 1 and -inf for 0
+  bool wide = false;           // float32 whatever the storage type
+  bool wide_gradient = false;  // likewise its gradient, which is contiguous
 };
 
 struct Output {
   std::string name = {};
   Shape shape = {};
-  bool statistic = false;  // float32 whatever the storage type
+  bool statistic = false;  // float32 whatever the storage type, and contiguous
 };
 
 // An operator on one shape. Gradients are called "d" + input; the cotangent of the first output,
@@ -91,7 +94,8 @@ Results MakeInputs(const Problem& problem, DType dtype, std::uint32_t seed);
 // Forward and backward; outputs and gradients by name.
 Results Compute(const Problem& problem, const Results& inputs, const RunOptions& options);
 
-// ||a - b|| / ||b||; 0 when both are empty or zero.
+// ||a - b|| / ||b|| over the elements that differ and are finite in b; 0 when both are empty or
+// zero.
 double RelativeError(const Values& a, const Values& b);
 
 // Expects every result of `options` within the tolerance of numerics.md of the fp64 run.

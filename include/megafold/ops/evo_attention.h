@@ -13,9 +13,11 @@
 // float32. mask is bool (true = attend) or additive, of that type or float32. Softmax statistics and every accumulation
 // are float32 (float64 for float64).
 // strides: free on every dimension but the last of Q, K, V, O and their gradients, which must be 1. The ending node's
-// attention passes transposed strides instead of a transposed copy. The batch dimension of bias and mask, and the row
-// dimension of bias, may have size 1 or stride 0: they are then shared, and dBias sums over all that shared it.
-// masking: a query whose keys are all masked by a bool mask gives O = 0 and lse = +inf, and zero gradients.
+// attention passes transposed strides instead of a transposed copy. Every stride of bias and mask is free. The batch
+// dimension of bias and mask, and the row dimension of mask, may have size 1: they are then shared. dBias sums over the
+// rows and, where bias has batch size 1, over the batches.
+// masking: a query whose keys are all masked, by a bool mask or by terms of -inf, gives O = 0 and lse = +inf, and zero
+// gradients.
 #pragma once
 
 #include <cstddef>
@@ -44,7 +46,7 @@ struct EvoAttentionBackwardArgs {
   TensorView dout;      // [B, S, Nq, H, D]
   // Written where defined; an undefined gradient is not computed.
   TensorView dq, dk, dv;  // shapes and dtype of q, k, v; last stride 1
-  TensorView dbias;       // shape of bias, float32 (float64 for float64), contiguous, also when bias itself was broadcast
+  TensorView dbias;       // shape of bias, float32 (float64 for float64), contiguous
 };
 
 // Bytes of scratch that the call needs; zero for most. Throws like the call itself when the arguments are invalid.

@@ -1,6 +1,7 @@
 #include "backends/cpu/cpu_backend.h"
 
 #include "backends/cpu/layer_norm_linear.h"
+#include "backends/cpu/ref/evo_attention.h"
 #include "backends/cpu/ref/layer_norm_linear.h"
 #include "backends/cpu/ref/transition.h"
 #include "backends/cpu/ref/triangle_multiplication.h"
@@ -24,6 +25,13 @@ Kernel<Args> Reference(void (*run)(const Args&, Workspace, Stream)) {
 }
 
 }  // namespace
+
+std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
+  static const EvoAttentionImplementation list[] = {
+      {kReference, DeviceType::kCpu, Reference(&ref::EvoAttentionForward),
+       Reference(&ref::EvoAttentionBackward)}};
+  return list;
+}
 
 std::span<const LayerNormLinearImplementation> LayerNormLinearImplementations() {
   static const LayerNormLinearImplementation list[] = {
