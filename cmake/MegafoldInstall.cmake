@@ -12,3 +12,8 @@ configure_package_config_file("${CMAKE_SOURCE_DIR}/cmake/megafold-config.cmake.i
 write_basic_package_version_file("${CMAKE_BINARY_DIR}/megafold-config-version.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${CMAKE_BINARY_DIR}/megafold-config.cmake" "${CMAKE_BINARY_DIR}/megafold-config-version.cmake"
         COMPONENT development DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/megafold")
+
+# The Python package's libraries, beside its sources: what `pip install .` takes (pyproject.toml).
+if(TARGET megafold_torch)
+  install(TARGETS megafold megafold_torch LIBRARY DESTINATION . COMPONENT python NAMELINK_SKIP)
+endif()

@@ -88,7 +88,8 @@ TensorView ToView(const char* name, const std::optional<at::Tensor>& tensor) {
 TensorView Inputs::Packed(const char* name, const std::optional<at::Tensor>& tensor) {
   if (!tensor || !tensor->defined() || tensor->dim() == 0) return ToView(name, tensor);
   if (tensor->size(-1) <= 1 || tensor->stride(-1) == 1) return ToView(name, *tensor);
-  kept_.push_back(tensor->contiguous());
+  // Not contiguous(): it takes an empty tensor of any strides for contiguous.
+  kept_.push_back(tensor->clone(at::MemoryFormat::Contiguous));
   return ToView(name, kept_.back());
 }
 
