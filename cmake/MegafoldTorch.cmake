@@ -44,3 +44,9 @@ endif()
 add_library(megafold_torch_pch OBJECT "${CMAKE_SOURCE_DIR}/src/torch_ops/pch.cc")
 target_link_libraries(megafold_torch_pch PRIVATE megafold_options megafold_libtorch)
 target_precompile_headers(megafold_torch_pch PRIVATE <torch/torch.h>)
+
+# The same for a program: what it compiles must be position-independent like the header was, not merely -fPIE.
+function(megafold_reuse_torch_pch target)
+  target_precompile_headers(${target} REUSE_FROM megafold_torch_pch)
+  target_compile_options(${target} PRIVATE -fPIC)
+endfunction()

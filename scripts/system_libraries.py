@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -28,14 +29,13 @@ def debian_multiarch() -> str:
 
 
 def runtime_packages(packages: list[str]) -> list[str]:
-    """The packages and the shared libraries they stand for, but not the C and C++ runtimes every system has."""
-    base = {"libc6", "libc6-dev", "libstdc++6", "libgcc-s1", "gcc-12-base", "gcc-14-base", "libcrypt1"}
-    answer = subprocess.run(["apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests",
-                             "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances", *packages],
-                            text=True, capture_output=True, check=False).stdout
-    names = {line.strip() for line in answer.splitlines() if line and not line[0].isspace() and "<" not in line}
-    wanted = {name for name in names if name.startswith("lib") and name not in base}
-    return sorted(set(packages) | wanted)
+    """The packages and, one step on, the shared libraries that their names stand for (libyaml-cpp-dev: libyaml-cpp0.7)."""
+    command = ["apt-cache", "depends", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks",
+               "--no-replaces", "--no-enhances", *packages]
+    answer = subprocess.run(command, text=True, capture_output=True, check=False).stdout
+    stems = tuple(re.sub(r"(\d+g)?-dev$", "", package) for package in packages)
+    names = {line.split(":", 1)[1].strip() for line in answer.splitlines() if line.strip().startswith("Depends:")}
+    return sorted(set(packages) | {name for name in names if name.startswith(stems)})
 
 
 def unpack_packages(packages: list[str], prefix: Path) -> bool:
