@@ -1,11 +1,12 @@
 // ExpectContract: docs/features.md, read as the test's specification.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <fstream>
 #include <map>
-#include <regex>
-#include <set>
+#include <sstream>
 
 #include "tests/data/fixtures.h"
 
@@ -17,25 +18,33 @@ struct Specified {
   std::vector<std::string> dimensions;  // "N", "3", ...
 };
 
+// The maximal runs of characters of `text` that are in `alphabet`.
+std::vector<std::string> Words(const std::string& text, const char* alphabet) {
+  std::vector<std::string> words;
+  for (auto at = text.find_first_of(alphabet); at != std::string::npos;) {
+    const auto end = std::min(text.find_first_not_of(alphabet, at), text.size());
+    words.push_back(text.substr(at, end - at));
+    at = text.find_first_of(alphabet, end);
+  }
+  return words;
+}
+
+// The rows "| `name`, `name` | type | [A, 3] | meaning |".
 std::map<std::string, Specified> ReadSpecification() {
   const std::map<std::string, ArrayType> types = {
       {"u8", ArrayType::kUInt8}, {"i32", ArrayType::kInt32}, {"f32", ArrayType::kFloat32}};
   std::ifstream file(std::string(MEGAFOLD_SOURCE_DIR) + "/docs/features.md");
-  const std::regex row(R"(^\| (`[^|]*`) \| (u8|i32|f32) \| \[([A-Z0-9, ]+)\] \|.*)");
-  const std::regex quoted("`([a-z_]+)`");
-  const std::regex word("[A-Z0-9]+");
   std::map<std::string, Specified> specification;
   for (std::string line; std::getline(file, line);) {
-    std::smatch match;
-    if (!std::regex_match(line, match, row)) continue;
-    const std::string names = match[1];
-    const std::string shape = match[3];
-    Specified specified{types.at(match[2]), {}};
-    for (std::sregex_iterator at(shape.begin(), shape.end(), word), end; at != end; ++at) {
-      specified.dimensions.push_back(at->str());
-    }
-    for (std::sregex_iterator at(names.begin(), names.end(), quoted), end; at != end; ++at) {
-      specification[(*at)[1]] = specified;
+    std::vector<std::string> cells;
+    std::istringstream row(line);
+    for (std::string cell; std::getline(row, cell, '|');) cells.push_back(cell);
+    if (cells.size() < 4) continue;
+    const auto type = Words(cells[2], "abcdefghijklmnopqrstuvwxyz0123456789");
+    if (type.size() != 1 || !types.contains(type[0])) continue;
+    const Specified specified{types.at(type[0]), Words(cells[3], "NAMTL0123456789")};
+    for (const auto& name : Words(cells[1], "abcdefghijklmnopqrstuvwxyz_")) {
+      specification.emplace(name, specified);
     }
   }
   return specification;
