@@ -133,7 +133,8 @@ AtomAttentionDecoderImpl::AtomAttentionDecoderImpl(const ModelConfig& config,
                                                    std::int64_t c_token) {
   linear_tokens_ = register_module("linear_tokens", Linear(c_token, config.atom.c_atom));
   transformer_ = register_module("transformer", AtomTransformer(config));
-  norm_ = register_module("norm", LayerNorm(config.atom.c_atom));
+  // An offset would move all atoms alike, which no loss sees.
+  norm_ = register_module("norm", LayerNorm(config.atom.c_atom, LayerNormOptions{.offset = false}));
   linear_out_ = register_module("linear_out",
                                 Linear(config.atom.c_atom, 3, LinearOptions{.init = Init::kFinal}));
 }

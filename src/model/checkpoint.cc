@@ -63,9 +63,9 @@ class CheckpointFunction : public torch::autograd::Function<CheckpointFunction> 
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context,
                                                 const c10::intrusive_ptr<Recipe>& recipe,
-                                                const Tensors& tensors) {
+                                                const at::TensorList& tensors) {
     context->saved_data["recipe"] = c10::IValue::make_capsule(recipe);
-    context->save_for_backward(tensors);
+    context->save_for_backward(tensors.vec());
     const Tensors inputs(tensors.begin(),
                          tensors.begin() + static_cast<std::ptrdiff_t>(recipe->inputs));
     return Run(*recipe, inputs);
@@ -115,7 +115,8 @@ Tensors Checkpoint(bool enabled, const BlockFunction& block, const Tensors& inpu
       block, inputs.size(), AutocastState::Of(inputs.front().device().type()));
   Tensors tensors = inputs;
   tensors.insert(tensors.end(), parameters.begin(), parameters.end());
-  return CheckpointFunction::apply(recipe, tensors);
+  // As a TensorList: apply() does not look into a vector for variables.
+  return CheckpointFunction::apply(recipe, at::TensorList(tensors));
 }
 
 }  // namespace megafold::model
