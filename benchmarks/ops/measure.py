@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import statistics
@@ -73,7 +74,7 @@ class _ResidentPeak:
 
 def peak_mib(call: Callable[[int], None], device: str) -> float:
     """Memory one call takes beyond what was allocated before it: the allocator's peak on a GPU, on the CPU the growth
-    of the process (an estimate: pages that the allocator kept from earlier calls are not counted)."""
+    of the process after its allocator gave every free page back."""
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -82,6 +83,7 @@ def peak_mib(call: Callable[[int], None], device: str) -> float:
         call(0)
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MEBIBYTE
+    ctypes.CDLL(None).malloc_trim(0)
     with _ResidentPeak() as resident:
         call(0)
     return (resident.peak - resident.start) / MEBIBYTE

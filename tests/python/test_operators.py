@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from operators import LARGER, TINY, Case, Operands
+from operators import LARGER, TINY, TRIANGLE, Case, Operands
 from torch import Tensor
 
+SIGNATURES = {
+    "layer_norm_linear": ("x", "gamma", "beta", "weight", "linear_bias"),
+    "transition": ("x", "gamma", "beta", "g1", "g2", "w2"),
+    "triangle_multiplication": ("x", "mask", *TRIANGLE),
+    "evo_attention": ("q", "k", "v", "mask", "bias"),
+}
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
@@ -121,6 +127,16 @@ def test_opcheck(case: Case) -> None:
             own = [a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in own]
             own = [a.detach() if isinstance(a, Tensor) and a.shape == o.get("mask", torch.empty(0)).shape else a for a in own]
         torch.library.opcheck(func, tuple(own))
+
+
+@pytest.mark.parametrize("case", [TINY[0], TINY[2], TINY[4], TINY[7]], ids=lambda case: case.name)
+def test_opcheck_of_the_composed_operator(case: Case) -> None:
+    """What the Python functions call, with the arguments they pass."""
+    o = case.operands(torch.float32)
+    arguments: list[object] = [o.get(name) for name in SIGNATURES[case.op]]
+    if case.op == "triangle_multiplication":
+        arguments.insert(2, True)
+    torch.library.opcheck(getattr(torch.ops.megafold, case.op).default, tuple(arguments))
 
 
 @cases(TINY)
