@@ -95,6 +95,18 @@ TEST(Crop, InterfaceCropsHoldTwoChains) {
   }
 }
 
+TEST(Crop, AContiguousCropHasSomethingResolved) {
+  const Entry& entry = DemoEntry();  // 25 unresolved tokens in a row
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    Random random(seed, RandomUse::kCrop);
+    const auto tokens = DrawCrop(entry, 8, {1, 0, 0}, random);
+    ASSERT_TRUE(std::any_of(
+        tokens.begin(), tokens.end(),
+        [&](std::int32_t i) { return std::ranges::count(entry.resolved_tokens, i) > 0; }))
+        << "seed " << seed;
+  }
+}
+
 TEST(Crop, WeightsChooseTheKindAndSmallEntriesStayWhole) {
   const Entry& entry = DemoEntry();
   const auto has_unresolved = [&](const std::vector<std::int32_t>& tokens) {

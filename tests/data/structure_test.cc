@@ -67,6 +67,17 @@ TEST_F(StructureTest, TakesTheMostOccupiedLocationAndTheFirstOfEquals) {
   EXPECT_EQ(position_of("0.50", "0.50"), 1);
 }
 
+TEST_F(StructureTest, OfSeveralComponentsAtOnePlaceTheMostOccupiedCounts) {
+  CifWriter writer;
+  writer.Residue("A", "SER", {.seq = "1", .alternative = "A", .occupancy = "0.3"});
+  writer.Residue("A", "THR", {.seq = "1", .alternative = "B", .occupancy = "0.7"});
+  writer.Sequence("A", {"SER"}).Sequence("A", {"THR"});
+  const Entry entry = Tokens(writer);
+  ASSERT_EQ(entry.tokens.size(), 1U);
+  EXPECT_EQ(entry.summary.chains[0].description, "T");
+  EXPECT_EQ(LeftOutCount(entry.summary.left_out, "other component at the same place"), 6);
+}
+
 TEST_F(StructureTest, AnAtomOfOccupancyZeroIsNotResolved) {
   CifWriter writer;
   writer.Residue("A", "ALA", {.seq = "1", .without = {"CB"}});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/features/crop.h"
 #include "megafold/core/error.h"
 
 namespace megafold::data {
@@ -103,6 +104,7 @@ Entry BuildEntry(const std::string& id, const fs::path& file, const ComponentDic
   if (entry.summary.resolved_tokens == 0) {
     Fail(ErrorCode::kDataCorrupt, structure.file, ": no token has coordinates");
   }
+  FindCropCenters(&entry);
   AddAlignments(id, structure, dictionary, alignments, max_msa_rows, &entry);
   std::vector<const Alignment*> parts;
   for (const Alignment& alignment : entry.alignments) parts.push_back(&alignment);

@@ -16,36 +16,11 @@ const Atom& CenterOf(const Entry& entry, std::int32_t token) {
   return entry.atoms[static_cast<std::size_t>(of.center_atom)];
 }
 
-std::vector<std::int32_t> ResolvedTokens(const Entry& entry) {
-  std::vector<std::int32_t> resolved;
-  for (std::int32_t i = 0; i < static_cast<std::int32_t>(entry.tokens.size()); ++i) {
-    if (CenterOf(entry, i).resolved) resolved.push_back(i);
-  }
-  return resolved;
-}
-
-std::vector<std::int32_t> InterfaceTokens(const Entry& entry,
-                                          const std::vector<std::int32_t>& resolved) {
-  std::vector<std::int32_t> found;
-  const auto asym = [&](std::int32_t i) {
-    return entry.tokens[static_cast<std::size_t>(i)].asym_id;
-  };
-  for (const std::int32_t i : resolved) {
-    const Vec3& own = CenterOf(entry, i).position;
-    const bool near = std::any_of(resolved.begin(), resolved.end(), [&](std::int32_t j) {
-      return asym(j) != asym(i) && SquaredDistance(own, CenterOf(entry, j).position) <=
-                                       kInterfaceDistance * kInterfaceDistance;
-    });
-    if (near) found.push_back(i);
-  }
-  return found;
-}
-
-std::vector<std::int32_t> Nearest(const Entry& entry, std::vector<std::int32_t> candidates,
-                                  std::int32_t center, std::int64_t count) {
+// The resolved tokens nearest to `center`.
+std::vector<std::int32_t> Nearest(const Entry& entry, std::int32_t center, std::int64_t count) {
   const Vec3 position = CenterOf(entry, center).position;
   std::vector<std::pair<float, std::int32_t>> by_distance;
-  for (const std::int32_t i : candidates) {
+  for (const std::int32_t i : entry.resolved_tokens) {
     by_distance.emplace_back(SquaredDistance(position, CenterOf(entry, i).position), i);
   }
   std::sort(by_distance.begin(), by_distance.end());
@@ -61,6 +36,26 @@ std::int32_t Draw(const std::vector<std::int32_t>& values, Random& random) {
 }
 
 }  // namespace
+
+void FindCropCenters(Entry* entry) {
+  const auto asym = [&](std::int32_t i) {
+    return entry->tokens[static_cast<std::size_t>(i)].asym_id;
+  };
+  entry->resolved_tokens.clear();
+  for (std::int32_t i = 0; i < static_cast<std::int32_t>(entry->tokens.size()); ++i) {
+    if (CenterOf(*entry, i).resolved) entry->resolved_tokens.push_back(i);
+  }
+  entry->interface_tokens.clear();
+  for (const std::int32_t i : entry->resolved_tokens) {
+    const Vec3& own = CenterOf(*entry, i).position;
+    const auto& others = entry->resolved_tokens;
+    const bool near = std::any_of(others.begin(), others.end(), [&](std::int32_t j) {
+      return asym(j) != asym(i) && SquaredDistance(own, CenterOf(*entry, j).position) <=
+                                       kInterfaceDistance * kInterfaceDistance;
+    });
+    if (near) entry->interface_tokens.push_back(i);
+  }
+}
 
 std::vector<std::int32_t> ContiguousCrop(const Entry& entry, std::int64_t count, Random& random) {
   struct Run {
@@ -94,18 +89,14 @@ std::vector<std::int32_t> ContiguousCrop(const Entry& entry, std::int64_t count,
 }
 
 std::vector<std::int32_t> SpatialCrop(const Entry& entry, std::int64_t count, Random& random) {
-  auto resolved = ResolvedTokens(entry);
-  if (resolved.empty()) return ContiguousCrop(entry, count, random);
-  const std::int32_t center = Draw(resolved, random);
-  return Nearest(entry, std::move(resolved), center, count);
+  if (entry.resolved_tokens.empty()) return ContiguousCrop(entry, count, random);
+  return Nearest(entry, Draw(entry.resolved_tokens, random), count);
 }
 
 std::vector<std::int32_t> SpatialInterfaceCrop(const Entry& entry, std::int64_t count,
                                                Random& random) {
-  auto resolved = ResolvedTokens(entry);
-  const auto interface_tokens = InterfaceTokens(entry, resolved);
-  if (interface_tokens.empty()) return SpatialCrop(entry, count, random);
-  return Nearest(entry, std::move(resolved), Draw(interface_tokens, random), count);
+  if (entry.interface_tokens.empty()) return SpatialCrop(entry, count, random);
+  return Nearest(entry, Draw(entry.interface_tokens, random), count);
 }
 
 std::vector<std::int32_t> DrawCrop(const Entry& entry, std::int64_t count,
@@ -115,14 +106,15 @@ std::vector<std::int32_t> DrawCrop(const Entry& entry, std::int64_t count,
     std::iota(all.begin(), all.end(), 0);
     return all;
   }
-  double draw =
-      random.Uniform() * (weights.contiguous + weights.spatial + weights.spatial_interface);
-  if (draw < weights.contiguous) return ContiguousCrop(entry, count, random);
-  draw -= weights.contiguous;
-  if (draw < weights.spatial || weights.spatial_interface <= 0) {
-    return weights.spatial > 0 ? SpatialCrop(entry, count, random)
-                               : ContiguousCrop(entry, count, random);
+  const double total = weights.contiguous + weights.spatial + weights.spatial_interface;
+  const double draw = random.Uniform() * total;
+  if (draw < weights.contiguous) {
+    auto tokens = ContiguousCrop(entry, count, random);
+    const bool resolved = std::any_of(tokens.begin(), tokens.end(),
+                                      [&](std::int32_t i) { return CenterOf(entry, i).resolved; });
+    return resolved ? tokens : SpatialCrop(entry, count, random);
   }
+  if (draw < weights.contiguous + weights.spatial) return SpatialCrop(entry, count, random);
   return SpatialInterfaceCrop(entry, count, random);
 }
 

@@ -10,7 +10,10 @@
 
 namespace megafold::data {
 
-// Each returns at most `count` token indices, ascending.
+// Sets resolved_tokens and interface_tokens. Near is within 15 Angstrom between centre atoms.
+void FindCropCenters(Entry* entry);
+
+// Each of the following returns at most `count` token indices, ascending.
 
 // A run of tokens from each chain, chains in shuffled order, until `count` are taken.
 std::vector<std::int32_t> ContiguousCrop(const Entry& entry, std::int64_t count, Random& random);
@@ -18,12 +21,12 @@ std::vector<std::int32_t> ContiguousCrop(const Entry& entry, std::int64_t count,
 // The tokens whose centre atoms are nearest to that of a random token; only resolved centres.
 std::vector<std::int32_t> SpatialCrop(const Entry& entry, std::int64_t count, Random& random);
 
-// As SpatialCrop, around a random token whose centre is within 15 Angstrom of another chain's; an
-// entry without such a token gets a SpatialCrop.
+// As SpatialCrop, around a random interface token; an entry without one gets a SpatialCrop.
 std::vector<std::int32_t> SpatialInterfaceCrop(const Entry& entry, std::int64_t count,
                                                Random& random);
 
 // All tokens when they are at most `count` or `count` is 0, else one of the above, drawn by weight.
+// A contiguous crop in which nothing is resolved is replaced by a spatial one.
 std::vector<std::int32_t> DrawCrop(const Entry& entry, std::int64_t count,
                                    const CropWeights& weights, Random& random);
 

@@ -59,7 +59,10 @@ struct Entry {
   std::vector<Atom> atoms;
   std::vector<IndexPair> token_bonds;  // tokens, first below second
   std::vector<IndexPair> atom_bonds;   // atoms of bond_atoms
-  std::vector<Alignment> alignments;   // one per polymer entity
+  // For crops: tokens whose centre atom is resolved, and those of them near another chain.
+  std::vector<std::int32_t> resolved_tokens;
+  std::vector<std::int32_t> interface_tokens;
+  std::vector<Alignment> alignments;  // one per polymer entity
   RowPlan rows;
   EntrySummary summary;
 

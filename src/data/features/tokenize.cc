@@ -282,9 +282,10 @@ Entry Tokenize(const Structure& structure, const ComponentDictionary& dictionary
 }
 
 std::size_t Entry::Bytes() const {
-  std::size_t bytes = sizeof(Entry) + tokens.size() * sizeof(Token) + atoms.size() * sizeof(Atom) +
-                      (token_bonds.size() + atom_bonds.size()) * sizeof(IndexPair) +
-                      rows.rows.size() * sizeof(std::int32_t);
+  std::size_t bytes =
+      sizeof(Entry) + tokens.size() * sizeof(Token) + atoms.size() * sizeof(Atom) +
+      (token_bonds.size() + atom_bonds.size()) * sizeof(IndexPair) +
+      (rows.rows.size() + resolved_tokens.size() + interface_tokens.size()) * sizeof(std::int32_t);
   for (const Alignment& alignment : alignments) {
     bytes += alignment.classes.size() + alignment.deletions.size() +
              alignment.profile.size() * sizeof(float);

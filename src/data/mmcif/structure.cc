@@ -46,6 +46,41 @@ const AtomSite* FindAtom(const Residue& residue, const std::string& name) {
   return nullptr;
 }
 
+// The columns of struct_conn: the type, the symmetry of both ends, then each end's.
+const std::vector<std::string> kTags = {"conn_type_id",
+                                        "?ptnr1_symmetry",
+                                        "?ptnr2_symmetry",
+                                        "?ptnr1_label_atom_id",
+                                        "?ptnr1_auth_asym_id",
+                                        "?ptnr1_label_asym_id",
+                                        "?ptnr1_auth_seq_id",
+                                        "?ptnr1_label_seq_id",
+                                        "?ptnr1_auth_comp_id",
+                                        "?ptnr1_label_comp_id",
+                                        "?pdbx_ptnr1_PDB_ins_code",
+                                        "?ptnr2_label_atom_id",
+                                        "?ptnr2_auth_asym_id",
+                                        "?ptnr2_label_asym_id",
+                                        "?ptnr2_auth_seq_id",
+                                        "?ptnr2_label_seq_id",
+                                        "?ptnr2_auth_comp_id",
+                                        "?ptnr2_label_comp_id",
+                                        "?pdbx_ptnr2_PDB_ins_code"};
+constexpr int kFirstSymmetry = 1;
+constexpr int kSecondSymmetry = 2;
+constexpr int kFirstEnd = 3;
+constexpr int kSecondEnd = 11;
+enum EndColumn {
+  kAtom,
+  kAuthAsym,
+  kLabelAsym,
+  kAuthSeq,
+  kLabelSeq,
+  kAuthComp,
+  kLabelComp,
+  kInsertion
+};
+
 // Author's chain, number, insertion code: what struct_conn can name in every file.
 using Author = std::tuple<std::string, std::string, std::string>;
 
@@ -61,23 +96,17 @@ class BondReader {
 
   std::vector<ResidueBond> Read(gemmi::cif::Block& block) const {
     std::vector<ResidueBond> bonds;
-    for (const auto& row : block.find(
-             "_struct_conn.",
-             {"conn_type_id", "ptnr1_auth_asym_id", "ptnr1_auth_seq_id", "ptnr1_label_atom_id",
-              "ptnr2_auth_asym_id", "ptnr2_auth_seq_id", "ptnr2_label_atom_id",
-              "?ptnr1_auth_comp_id", "?ptnr2_auth_comp_id", "?pdbx_ptnr1_PDB_ins_code",
-              "?pdbx_ptnr2_PDB_ins_code", "?ptnr1_symmetry", "?ptnr2_symmetry"})) {
+    for (const auto& row : block.find("_struct_conn.", kTags)) {
       const std::string type = row.str(0);
       if (type.rfind("covale", 0) != 0 && type != "disulf") continue;
-      if (row.has2(11) && row.has2(12) && row.str(11) != row.str(12)) {
+      if (row.has2(kFirstSymmetry) && row.has2(kSecondSymmetry) &&
+          row.str(kFirstSymmetry) != row.str(kSecondSymmetry)) {
         left_out_->Add("bond", "to a symmetry copy");
         continue;
       }
       ResidueBond bond;
-      bond.first_atom = AtomName(row.has2(7) ? row.str(7) : "", row.str(3));
-      bond.second_atom = AtomName(row.has2(8) ? row.str(8) : "", row.str(6));
-      bond.first = Find(row, 1, 2, 9, bond.first_atom);
-      bond.second = Find(row, 4, 5, 10, bond.second_atom);
+      bond.first = Find(row, kFirstEnd, &bond.first_atom);
+      bond.second = Find(row, kSecondEnd, &bond.second_atom);
       if (bond.first == kNone || bond.second == kNone) {
         left_out_->Add("bond", "an end has no coordinates");
       } else if (Length(bond) > kMaxBondLength) {
@@ -92,17 +121,22 @@ class BondReader {
  private:
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
-  static std::string AtomName(const std::string& component, const std::string& atom) {
-    return component == "MSE" && atom == "SE" ? "SD" : atom;
-  }
-
-  std::size_t Find(const gemmi::cif::Table::Row& row, int asym, int seq, std::size_t insertion,
-                   const std::string& atom) const {
-    const std::string code = row.has2(insertion) ? row.str(static_cast<int>(insertion)) : "";
-    const auto found = by_author_.find({row.str(asym), row.str(seq), code});
+  // The residue at one end of the bond, and the name of its atom there.
+  std::size_t Find(const gemmi::cif::Table::Row& row, int end, std::string* atom) const {
+    const auto text = [&](int column) {
+      return row.has2(static_cast<std::size_t>(end + column)) ? row.str(end + column)
+                                                              : std::string();
+    };
+    const auto either = [&](EndColumn first, EndColumn second) {
+      return text(first).empty() ? text(second) : text(first);
+    };
+    *atom = text(kAtom);
+    if (*atom == "SE" && either(kAuthComp, kLabelComp) == "MSE") *atom = "SD";
+    const auto found = by_author_.find(
+        {either(kAuthAsym, kLabelAsym), either(kAuthSeq, kLabelSeq), text(kInsertion)});
     if (found == by_author_.end()) return kNone;
     for (const std::size_t i : found->second) {
-      if (FindAtom(residues_[i], atom) != nullptr) return i;
+      if (FindAtom(residues_[i], *atom) != nullptr) return i;
     }
     return kNone;
   }
