@@ -11,7 +11,7 @@
 // without autocast nothing is cast: a mismatch is an error. Layout: an operand whose last dimension
 // is not contiguous, or whose leading dimensions cannot be seen as one, is copied. Gradients are
 // computed only for operands that ask for one, and come back in the operand's dtype. Errors: a
-// shape, dtype or device outside the contract throws c10::Error (RuntimeError in Python) that names
+// shape, dtype or device outside the contract throws megafold::Error (RuntimeError in Python) that names
 // the operand and the expected value. Second derivatives are not implemented and say so.
 #pragma once
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,25 @@ def test_library_that_does_not_load_is_named(tmp_path: Path) -> None:
     result = run_python(["-c", "import megafold"], MEGAFOLD_LIBRARY_DIR=str(tmp_path))
     assert result.returncode != 0
     assert f"{tmp_path}/libmegafold_torch.so did not load with PyTorch" in result.stderr
+
+
+def test_installed_package_finds_its_library_beside_it(tmp_path: Path) -> None:
+    """The install step that `pip install .` runs, from the tree whose libraries are under test."""
+    build = megafold.LIBRARY_PATH.resolve().parent.parent
+    if not (build / "cmake_install.cmake").is_file():
+        pytest.skip(f"{build} is not a build tree: an installed package is under test")
+    installed = tmp_path / "megafold"
+    shutil.copytree(PACKAGE, installed, ignore=shutil.ignore_patterns("__pycache__", "*.so*"))
+    install = ["cmake", "--install", str(build), "--component", "python", "--prefix", str(installed)]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {k: v for k, v in os.environ.items() if k not in ("MEGAFOLD_LIBRARY_DIR", "LD_LIBRARY_PATH")}
+    script = "import megafold, torch; print(megafold.LIBRARY_PATH, megafold.modules.LayerNormLinear(8, 4)(torch.ones(2, 8)).shape)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment | {"PYTHONPATH": str(tmp_path)}, text=True, capture_output=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == f"{installed}/libmegafold_torch.so torch.Size([2, 4])"
+    assert (installed / "libmegafold.so.0").is_file()
 
 
 def test_doctor() -> None:
