@@ -1,7 +1,6 @@
 #include "model/layers.h"
 
 #include <cmath>
-#include <limits>
 #include <optional>
 
 #include "torch_ops/ops.h"
@@ -22,8 +21,7 @@ at::Tensor PlainAttention(const at::Tensor& q, const at::Tensor& k, const at::Te
   at::Tensor logits = at::matmul(queries, k.permute({0, 1, 3, 4, 2}));
   if (bias.defined()) logits = logits + bias;
   if (mask.defined()) {
-    // The largest finite step: a row without keys stays finite, and bfloat16 has float32's range.
-    logits = logits.masked_fill(mask.logical_not(), std::numeric_limits<float>::lowest());
+    logits = logits.masked_fill(mask.logical_not(), kMasked);
   }
   const at::Tensor weights = at::softmax(logits, -1, at::kFloat).to(v.scalar_type());
   return at::matmul(weights, v.transpose(2, 3)).transpose(2, 3);

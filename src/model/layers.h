@@ -16,6 +16,10 @@ namespace megafold::model {
 
 // ---- Pieces without parameters ----
 
+// The logit of a key that does not exist: far below any other, within float16's range, and finite,
+// so that a query without keys is no NaN.
+constexpr double kMasked = -3e4;
+
 // softmax(q k^T / sqrt(D) + bias + mask) v: q, k, v [B, S, N, H, D] (any strides but the last; the
 // lengths of q and k may differ), mask optional [B or 1, S or 1, 1, 1, Nk], bias optional [B or 1,
 // 1, H, Nq, Nk]. Returns [B, S, Nq, H, D]. The row of a query without any key is finite and means

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "model/random.h"
 
@@ -66,10 +67,15 @@ at::Tensor LayerNormImpl::forward(const at::Tensor& x) {
 }
 
 void InitWeights(torch::nn::Module& module, std::uint64_t seed) {
-  for (const auto& item : module.named_modules()) {
-    if (auto* linear = dynamic_cast<LinearImpl*>(item.value().get())) {
-      linear->Initialize(MakeGenerator(linear->weight.device(), DeriveSeed(seed, item.key())));
+  // Not through named_modules() with `module` itself: that fails within a constructor.
+  const auto initialize = [seed](torch::nn::Module* layer, const std::string& name) {
+    if (auto* linear = dynamic_cast<LinearImpl*>(layer)) {
+      linear->Initialize(MakeGenerator(linear->weight.device(), DeriveSeed(seed, name)));
     }
+  };
+  initialize(&module, "");
+  for (const auto& item : module.named_modules("", /*include_self=*/false)) {
+    initialize(item.value().get(), item.key());
   }
 }
 

@@ -1,6 +1,4 @@
 // The layers of the MSA module.
-#include <limits>
-
 #include "model/layers.h"
 
 namespace megafold::model {
@@ -64,9 +62,8 @@ at::Tensor MsaPairWeightedAveragingImpl::forward(const at::Tensor& m, const at::
   const std::int64_t tokens = m.size(2);
   const at::Tensor weight = at::cat({linear_v_->weight, linear_g_->weight});
   const auto parts = NormThenLinear(ops_, norm_m_, m, weight).split(heads_ * head_width_, -1);
-  const at::Tensor logits =
-      NormThenLinear(ops_, norm_z_, z, linear_z_->weight)
-          .masked_fill(mask.logical_not().unsqueeze(-1), std::numeric_limits<float>::lowest());
+  const at::Tensor logits = NormThenLinear(ops_, norm_z_, z, linear_z_->weight)
+                                .masked_fill(mask.logical_not().unsqueeze(-1), kMasked);
   const at::Tensor weights =
       at::softmax(logits, 2, at::kFloat).to(parts[0].scalar_type()).permute({0, 3, 1, 2});
   // [B, H, N, N] x [B, H, N, S * head_width]: all rows of the alignment share a head's weights

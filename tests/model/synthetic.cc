@@ -192,6 +192,10 @@ void Randomise(torch::nn::Module& module, std::uint64_t seed) {
   }
 }
 
+bool HasNoEffect(const std::string& parameter) {
+  return parameter.ends_with("norm_z.bias") || parameter.ends_with("decoder.norm.bias");
+}
+
 double RelativeError(const at::Tensor& a, const at::Tensor& b) {
   const double scale = b.abs().max().item<double>();
   return (a - b).abs().max().item<double>() / (scale > 0 ? scale : 1);

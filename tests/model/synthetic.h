@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <string>
 
 #include "model/config.h"
 #include "model/features.h"
@@ -30,6 +31,10 @@ ModelConfig TinyConfig(Ops ops);
 
 // Random values for every parameter: the initial ones zero many paths.
 void Randomise(torch::nn::Module& module, std::uint64_t seed);
+
+// Whether a parameter adds the same to all of a softmax's logits: its gradient is rounding around
+// 0.
+bool HasNoEffect(const std::string& parameter);
 
 // Largest |a - b| over the largest |b|.
 double RelativeError(const at::Tensor& a, const at::Tensor& b);
