@@ -11,6 +11,7 @@
 #include "data/ccd/dictionary.h"
 #include "data/io/text_file.h"
 #include "data/loader.h"
+#include "data/random.h"
 #include "megafold/core/error.h"
 #include "tests/data/fixtures.h"
 
@@ -135,6 +136,51 @@ TEST_F(BadInput, EveryTearOfAnMmcifIsFound) {
   }
 }
 
+// Bytes changed, removed and doubled at random: either the entry still loads or an Error says why;
+// nothing else may happen.
+TEST_F(BadInput, RandomDamageGivesAnErrorOrAnExample) {
+  const std::string good = CifWriter()
+                               .Polymer("A", {"GLY", "ALA", "SER"})
+                               .Residue("B", "NAG", {.auth_seq = "7"})
+                               .Bond("A", "3", "OG", "B", "7", "C1")
+                               .Text();
+  const std::string alignment = ">q\nGAS\n>a_HUMAN\nGxxA-\n>b OX=9\n-AS\n";
+  int loaded = 0;
+  int refused = 0;
+  for (std::uint64_t round = 0; round < 300; ++round) {
+    Random random(round, RandomUse::kCrop);
+    std::string cif = good;
+    std::string a3m = alignment;
+    std::string& text = round % 3 == 0 ? a3m : cif;
+    for (std::uint64_t change = 0; change < 1 + round % 4; ++change) {
+      const std::size_t at = random.Below(text.size() - 8);
+      switch (random.Below(3)) {
+        case 0:
+          text[at] = static_cast<char>(random.Below(256));
+          break;
+        case 1:
+          text.erase(at, 1 + random.Below(8));
+          break;
+        default:
+          text.insert(at, text.substr(random.Below(text.size()), 1 + random.Below(40)));
+      }
+    }
+    folder_.Write("msa/badA.a3m", a3m);
+    folder_.Write("mmcif/bad.cif", cif);
+    try {
+      ExpectContract(Dataset(folder_.Config()).Load(0, round));
+      ++loaded;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(folder_.path().string()), std::string::npos);
+      ++refused;
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << "round " << round << ": " << error.what() << "\n" << cif << a3m;
+    }
+  }
+  EXPECT_GT(loaded, 20);
+  EXPECT_GT(refused, 60);
+}
+
 TEST_F(BadInput, ATornFileWithoutSeparatorsIsToldByItsSequence) {
   std::string text = GoodText();
   for (auto at = text.find("#\n"); at != std::string::npos; at = text.find("#\n"))
@@ -163,6 +209,11 @@ TEST_F(BadInput, WrongNumbersAndMissingColumns) {
   EXPECT_NE(LoadError(text).find(File() + ": chain A, atom CA of ALA: _atom_site.Cartn_x is 'xx"),
             std::string::npos)
       << LoadError(text);
+  std::string not_a_number = GoodText();
+  const auto nan_at = not_a_number.find("ATOM C CA . ALA A 2 ") + 20;
+  not_a_number.replace(nan_at, not_a_number.find(' ', nan_at) - nan_at, "nan");
+  EXPECT_NE(LoadError(not_a_number).find("_atom_site.Cartn_x is 'nan', expected a number"),
+            std::string::npos);
   std::string renamed = GoodText();
   renamed.replace(renamed.find("_atom_site.Cartn_y"), 18, "_atom_site.Cartn_q");
   EXPECT_EQ(LoadError(renamed), File() + ": no _atom_site.Cartn_y, expected coordinates");

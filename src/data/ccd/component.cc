@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cmath>
 #include <gemmi/elem.hpp>
 #include <map>
 
@@ -28,7 +29,7 @@ float ParseFloat(const std::string& text, const std::string& file, const std::st
   float value = 0;
   const char* end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || rest != end) {
+  if (error != std::errc() || rest != end || !std::isfinite(value)) {
     Fail(ErrorCode::kDataCorrupt, file, ": component '", component, "': '", text,
          "' is not a coordinate");
   }

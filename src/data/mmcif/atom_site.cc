@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <gemmi/elem.hpp>
 #include <map>
 #include <set>
@@ -37,6 +38,8 @@ const std::vector<std::string> kTags = {
     "Cartn_y",     "Cartn_z",       "?label_seq_id", "?label_alt_id",      "?pdbx_PDB_ins_code",
     "?occupancy",  "?auth_seq_id",  "?auth_asym_id", "?pdbx_PDB_model_num"};
 
+constexpr double kMaxNumber = 1e7;  // no coordinate or residue number is near this
+
 struct RawAtom {
   std::string component;
   std::string alternative;  // empty when there is one location
@@ -59,7 +62,9 @@ T NumberIn(const Row& row, Column column, T otherwise, const std::string& file) 
   const std::string text = row.str(column);
   T value{};
   const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || rest != text.data() + text.size()) {
+  // from_chars also reads "nan" and "inf".
+  const bool usable = std::fabs(static_cast<double>(value)) < kMaxNumber;
+  if (error != std::errc() || rest != text.data() + text.size() || !usable) {
     Fail(ErrorCode::kDataCorrupt, file, ": chain ", row.str(kAsym), ", atom ", row.str(kAtom),
          " of ", row.str(kComponent), ": _atom_site.",
          kTags[column].substr(kTags[column][0] == '?' ? 1 : 0), " is '", text,
