@@ -1,0 +1,58 @@
+// megafold: trains AlphaFold 3. One file per subcommand beside this one.
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "apps/megafold/commands.h"
+#include "megafold/core/error.h"
+
+namespace {
+
+using megafold::ErrorCode;
+
+int StatusOf(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+    case ErrorCode::kUnsupported:
+    case ErrorCode::kDataCorrupt:
+    case ErrorCode::kNotFound:
+      return megafold::apps::kBadInput;
+    case ErrorCode::kDevice:
+    case ErrorCode::kInternal:
+      return megafold::apps::kFailure;
+  }
+  return megafold::apps::kFailure;
+}
+
+int Complain(const std::string& what, int status) {
+  // PyTorch's errors carry a stack trace below their first line.
+  std::fprintf(stderr, "megafold: %s\n", what.substr(0, what.find('\n')).c_str());
+  return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Trains AlphaFold 3 on PDB entries.\n\nmegafold COMMAND --help tells more."};
+  app.name("megafold");
+  app.require_subcommand(1);
+  int status = 0;
+  megafold::apps::AddTrain(app, &status);
+  megafold::apps::AddInspect(app, &status);
+  megafold::apps::AddDoctor(app, &status);
+  megafold::apps::AddVersion(app, &status);
+  try {
+    app.parse(argc, argv);
+    return status;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    return Complain(error.what(), megafold::apps::kBadInput);
+  } catch (const megafold::Error& error) {
+    return Complain(error.what(), StatusOf(error.code()));
+  } catch (const std::bad_alloc&) {
+    return Complain("out of memory", megafold::apps::kFailure);
+  } catch (const std::exception& error) {
+    return Complain(error.what(), megafold::apps::kFailure);
+  }
+}
