@@ -24,8 +24,8 @@ build: setup $(BUILD)/build.ninja
 	@cmake --build --preset $(PRESET)
 
 demo: build
-	$(BUILD)/bin/megafold train --config configs/tiny.yaml --output runs/demo
-	$(RUN_PYTHON) -m megafold.plot runs/demo
+	$(BUILD)/bin/megafold train --config configs/tiny.yaml --output runs/demo --overwrite
+	@$(VENV)/python python/megafold/plot.py runs/demo
 
 test: test-cpp test-python test-sanitizers
 
