@@ -15,6 +15,8 @@ namespace {
 using gemmi::cif::as_string;
 using gemmi::cif::is_null;
 
+constexpr float kMaxCharge = 20;
+
 LinkType LinkOf(std::string type) {
   std::transform(type.begin(), type.end(), type.begin(),
                  [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
@@ -74,7 +76,12 @@ void ReadAtoms(gemmi::cif::Block& block, const std::string& file, Component* com
     atom.name = row.str(0);
     atom.element = static_cast<std::uint8_t>(element.atomic_number());
     if (row.has2(2)) {
-      atom.charge = static_cast<std::int8_t>(ParseFloat(row.str(2), file, component->id));
+      const float charge = ParseFloat(row.str(2), file, component->id);
+      if (std::fabs(charge) > kMaxCharge) {
+        Fail(ErrorCode::kDataCorrupt, file, ": component '", component->id, "': charge ", charge,
+             " of atom ", atom.name, ", expected at most ", kMaxCharge, " either way");
+      }
+      atom.charge = static_cast<std::int8_t>(charge);
     }
     atom.leaving = row.has2(3) && row.str(3) == "Y";
     AddPosition(row, 4, file, component->id, &model);
