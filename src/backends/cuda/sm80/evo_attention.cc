@@ -1,0 +1,231 @@
+#include "backends/cuda/sm80/evo_attention.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "backends/cuda/device/guard.h"
+#include "megafold/core/error.h"
+
+namespace megafold::cuda {
+namespace {
+
+// ---- The kernels that were built: one entry a storage type and padded head dimension. ----
+
+struct Instance {
+  DType type;
+  int dim;
+  void (*forward)(const AttentionParams&, cudaStream_t);
+  void (*keys)(const AttentionParams&, cudaStream_t);
+  void (*queries)(const AttentionParams&, cudaStream_t);
+  void (*bias)(const AttentionParams&, cudaStream_t);
+};
+
+template <DType kType, int kDim>
+constexpr Instance MakeInstance() {
+  using Kernels = PortableAttention<kType, kDim>;
+  return {kType, kDim, Kernels::Forward, Kernels::BackwardKeys, Kernels::BackwardQueries,
+          Kernels::BackwardBias};
+}
+
+// The generated list is sorted by head dimension.
+constexpr Instance kInstances[] = {
+#define MEGAFOLD_PORTABLE_ATTENTION(type, dim) MakeInstance<DType::type, dim>(),
+#include "megafold_cuda_evo_attention_instances.inc"
+#undef MEGAFOLD_PORTABLE_ATTENTION
+};
+
+const Instance* FindInstance(DType type, int dim) {
+  for (const Instance& instance : kInstances) {
+    if (instance.type == type && instance.dim >= dim) return &instance;
+  }
+  return nullptr;
+}
+
+// ---- Views as kernel parameters. ----
+
+bool IsAligned(const TensorView& view) {
+  const std::size_t bytes = SizeOf(view.dtype);
+  if (reinterpret_cast<std::uintptr_t>(view.data) % 16 != 0) return false;
+  for (int dim = 0; dim + 1 < view.rank; ++dim) {
+    if (view.size(dim) > 1 && static_cast<std::size_t>(view.stride(dim)) * bytes % 16 != 0) {
+      return false;
+    }
+  }
+  return view.stride(view.rank - 1) == 1;
+}
+
+// A dimension of size 1 is shared by everything that indexes it.
+std::int64_t SharedStride(const TensorView& view, int dim) {
+  return view.size(dim) == 1 ? 0 : view.stride(dim);
+}
+
+AttentionOperand MakeOperand(const TensorView& view) {
+  if (!view.defined()) return {};
+  return {view.data, view.stride(0), view.stride(1), view.stride(2), view.stride(3), IsAligned(view)};
+}
+
+TermKind KindOf(const TensorView& view) {
+  if (!view.defined()) return TermKind::kNone;
+  if (view.dtype == DType::kBool) return TermKind::kBool;
+  return view.dtype == DType::kFloat32 ? TermKind::kFloat32 : TermKind::kStorage;
+}
+
+// What forward and backward have in common.
+template <typename Args>
+AttentionParams MakeCommon(const Args& args, bool shared_bias) {
+  AttentionParams p;
+  p.q = MakeOperand(args.q);
+  p.k = MakeOperand(args.k);
+  p.v = MakeOperand(args.v);
+  p.out = MakeOperand(args.out);
+  p.lse = args.lse.template ptr<float>();
+  p.mask.kind = KindOf(args.mask);
+  if (args.mask.defined()) {
+    p.mask.data = args.mask.data;
+    p.mask.batch = SharedStride(args.mask, 0);
+    p.mask.row = SharedStride(args.mask, 1);
+    p.mask.key = args.mask.stride(4);
+  }
+  p.bias.kind = KindOf(args.bias);
+  if (args.bias.defined()) {
+    p.bias.data = args.bias.data;
+    p.bias.group = SharedStride(args.bias, 0);
+    p.bias.head = SharedStride(args.bias, 2);
+    p.bias.query = args.bias.stride(3);
+    p.bias.key = args.bias.stride(4);
+    p.bias.aligned = IsAligned(args.bias);
+  }
+  p.batches = args.q.size(0);
+  p.batch_rows = args.q.size(1);
+  p.queries = static_cast<int>(args.q.size(2));
+  p.keys = static_cast<int>(args.k.size(2));
+  p.heads = static_cast<int>(args.q.size(3));
+  p.dim = static_cast<int>(args.q.size(4));
+  p.groups = shared_bias ? 1 : p.batches;
+  p.rows = shared_bias ? p.batches * p.batch_rows : p.batch_rows;
+  p.scale = args.scale;
+  return p;
+}
+
+// ---- Workspace of the backward. ----
+
+std::size_t RoundUp(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+std::size_t DeltaBytes(const AttentionParams& p) {
+  return RoundUp(static_cast<std::size_t>(p.batches * p.batch_rows * p.heads * p.queries) * 4);
+}
+
+std::size_t BiasPartBytes(const AttentionParams& p) {
+  return static_cast<std::size_t>(p.groups * p.heads) * static_cast<std::size_t>(p.queries) *
+         static_cast<std::size_t>(p.keys) * 4;
+}
+
+// Parts that dBias is summed in: enough blocks to fill a large device, as long as the parts stay below
+// half of Q and each has a few rows to walk over. It depends on the shape alone, so results do not
+// change with the device.
+std::int64_t RowChunks(const AttentionParams& p, std::size_t element_bytes) {
+  constexpr std::int64_t kTargetBlocks = 528;
+  constexpr std::int64_t kRowsPerChunk = 8;
+  const std::int64_t tiles = static_cast<std::int64_t>((p.queries + 127) / 128) *
+                             ((p.keys + 63) / 64) * p.heads * p.groups;
+  const std::size_t q_bytes = static_cast<std::size_t>(p.batches * p.batch_rows * p.heads) *
+                              static_cast<std::size_t>(p.queries) *
+                              static_cast<std::size_t>(p.dim) * element_bytes;
+  const auto fitting = static_cast<std::int64_t>(q_bytes / 2 / std::max<std::size_t>(1, BiasPartBytes(p)));
+  const std::int64_t wanted = kTargetBlocks / std::max<std::int64_t>(1, tiles);
+  return std::clamp<std::int64_t>(std::min({wanted, fitting, p.rows / kRowsPerChunk}), 1, 64);
+}
+
+// ---- The implementation's functions. ----
+
+Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
+  return SupportsAttention(args.q, args.k, args.bias);
+}
+
+Support SupportsBackward(const ops::EvoAttentionBackwardArgs& args) {
+  return SupportsAttention(args.q, args.k, args.bias);
+}
+
+const Instance& RequireInstance(const TensorView& q) {
+  const Instance* instance = FindInstance(q.dtype, static_cast<int>(q.size(4)));
+  if (instance == nullptr) Fail(ErrorCode::kInternal, "evo_attention (cuda sm80): no kernel");
+  return *instance;
+}
+
+void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream) {
+  const DeviceGuard guard(stream.device.index);
+  RequireInstance(args.q).forward(MakeAttentionParams(args), static_cast<cudaStream_t>(stream.handle));
+}
+
+std::size_t BackwardWorkspace(const ops::EvoAttentionBackwardArgs& args) {
+  const AttentionParams p = MakeAttentionParams(args);
+  std::size_t bytes = DeltaBytes(p);
+  const std::int64_t chunks = RowChunks(p, SizeOf(args.q.dtype));
+  if (args.dbias.defined() && chunks > 1) bytes += static_cast<std::size_t>(chunks) * BiasPartBytes(p);
+  return bytes;
+}
+
+void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, Stream stream) {
+  const DeviceGuard guard(stream.device.index);
+  const Instance& instance = RequireInstance(args.q);
+  auto* const queue = static_cast<cudaStream_t>(stream.handle);
+  AttentionParams p = MakeAttentionParams(args);
+  p.delta = static_cast<float*>(workspace.data);
+  AttentionDelta(p, args.q.dtype, queue);
+  if (args.dk.defined() || args.dv.defined()) instance.keys(p, queue);
+  if (args.dq.defined()) instance.queries(p, queue);
+  if (!args.dbias.defined()) return;
+  p.row_chunks = RowChunks(p, SizeOf(args.q.dtype));
+  auto* const dbias = args.dbias.ptr<float>();
+  if (p.row_chunks == 1) {
+    p.dbias = dbias;
+    instance.bias(p, queue);
+    return;
+  }
+  p.dbias = reinterpret_cast<float*>(static_cast<char*>(workspace.data) + DeltaBytes(p));
+  instance.bias(p, queue);
+  SumParts(p.dbias, dbias, p.row_chunks, static_cast<std::int64_t>(BiasPartBytes(p) / 4), queue);
+}
+
+}  // namespace
+
+Support SupportsAttention(const TensorView& q, const TensorView& k, const TensorView& bias) {
+  if (q.size(4) % 8 != 0) return Support::No(StrCat("head dimension ", q.size(4), " is not a multiple of 8"));
+  if (q.size(4) > 1 << 20 || FindInstance(q.dtype, static_cast<int>(q.size(4))) == nullptr) {
+    return Support::No(StrCat("no kernel for ", Name(q.dtype), " with head dimension ", q.size(4)));
+  }
+  constexpr std::int64_t kMaxLength = std::int64_t{1} << 30;
+  if (q.size(2) > kMaxLength || k.size(2) > kMaxLength || q.size(3) > kMaxLength) {
+    return Support::No(StrCat("more than ", kMaxLength, " queries, keys or heads"));
+  }
+  if (bias.defined() && bias.size(1) != 1) return Support::No("bias has a row dimension");
+  return Support::Yes();
+}
+
+AttentionParams MakeAttentionParams(const ops::EvoAttentionForwardArgs& args) {
+  const bool shared =
+      !args.bias.defined() || args.bias.size(0) == 1 || args.bias.stride(0) == 0;
+  return MakeCommon(args, shared);
+}
+
+AttentionParams MakeAttentionParams(const ops::EvoAttentionBackwardArgs& args) {
+  // A bias that was expanded over the batches is one bias to read, but its gradient has the shape of the
+  // expanded one.
+  const bool shared = !args.bias.defined() || args.bias.size(0) == 1 ||
+                      (args.bias.stride(0) == 0 && !args.dbias.defined());
+  AttentionParams p = MakeCommon(args, shared);
+  p.dout = MakeOperand(args.dout);
+  p.dq = MakeOperand(args.dq);
+  p.dk = MakeOperand(args.dk);
+  p.dv = MakeOperand(args.dv);
+  return p;
+}
+
+const EvoAttentionImplementation kPortableEvoAttention = {
+    "cuda sm80",
+    DeviceType::kCuda,
+    {SupportsForward, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
+    {SupportsBackward, BackwardWorkspace, Backward}};
+
+}  // namespace megafold::cuda

@@ -1,0 +1,184 @@
+// Forward of EvoAttention with mma.sync: a block owns a tile of queries of one head for a few rows that
+// share the bias, and walks over the keys with an online softmax.
+//
+// The running maximum is only raised when a score passes it by kSlack, so that most tiles need neither a
+// shuffle nor a rescale; p stays below 2^(kSlack log2(e)), which every storage type holds.
+#pragma once
+
+#include "backends/cuda/device/launch.cuh"
+#include "backends/cuda/sm80/evo_attention_stream.cuh"
+
+namespace megafold::cuda {
+
+inline constexpr float kSlack = 5.5F;
+
+template <int kMTiles>
+struct SoftmaxState {
+  float maximum[kMTiles][2], sum[kMTiles][2];
+};
+
+// Turns scores into p and updates maximum, sum and the accumulators that depend on them.
+template <int kMTiles, int kNTiles, int kOTiles>
+__device__ __forceinline__ void OnlineSoftmax(float (&s)[kMTiles][kNTiles][4],
+                                              SoftmaxState<kMTiles>& state,
+                                              float (&out)[kMTiles][kOTiles][4]) {
+  float maximum[kMTiles][2];
+  bool raise = false;
+#pragma unroll
+  for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float best = fmaxf(s[m][0][half * 2], s[m][0][half * 2 + 1]);
+#pragma unroll
+      for (int n = 1; n < kNTiles; ++n) {
+        best = fmaxf(best, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
+      }
+      maximum[m][half] = best;
+      raise |= best > state.maximum[m][half] + kSlack;
+    }
+  }
+  if (__any_sync(0xFFFFFFFFU, raise)) {
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float best = maximum[m][half];
+        best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 2));
+        const float old = state.maximum[m][half];
+        best = fmaxf(best, old);
+        const float factor = old == -kInfinity ? 0.0F : Exp2((old - best) * kLog2E);
+        state.maximum[m][half] = best;
+        state.sum[m][half] *= factor;
+#pragma unroll
+        for (int n = 0; n < kOTiles; ++n) {
+          out[m][n][half * 2] *= factor;
+          out[m][n][half * 2 + 1] *= factor;
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float shift =
+          state.maximum[m][half] == -kInfinity ? 0.0F : -state.maximum[m][half] * kLog2E;
+#pragma unroll
+      for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+        for (int i = half * 2; i < half * 2 + 2; ++i) {
+          s[m][n][i] = Exp2(fmaf(s[m][n][i], kLog2E, shift));
+          state.sum[m][half] += s[m][n][i];
+        }
+      }
+    }
+  }
+}
+
+template <typename T, int kDim, AttentionShape kShape>
+__global__ __launch_bounds__(ForwardTiling(kShape, sizeof(T), kDim).Threads(),
+                             ForwardTiling(kShape, sizeof(T), kDim).min_blocks)
+    void AttentionForwardKernel(const __grid_constant__ AttentionParams p, int stage_bytes) {
+  constexpr AttentionTiling kTiling = ForwardTiling(kShape, sizeof(T), kDim);
+  using Layout = StreamLayout<T, kDim, kTiling>;
+  constexpr int kMTiles = kTiling.m_tiles;
+  constexpr int kNTiles = kTiling.n_step / 8;
+  constexpr int kPitch = kTilePitch<T, kDim>;
+  extern __shared__ __align__(128) char shared[];
+
+  const BlockPlace place(p, p.queries, kTiling.MBlock(), kTiling.row_warps);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int warp_row = warp / kTiling.m_warps;
+  const int warp_query = warp % kTiling.m_warps * kMTiles * 16;  // in the block's tile
+  const int first_query = place.tile + warp_query;
+  const bool active = place.row + warp_row < p.rows && first_query < p.queries;
+  const RowIndex at(p, place.group, active ? place.row + warp_row : place.row);
+
+  typename Mma<T>::A q[kMTiles][kDim / 16];
+  LoadStationary<T>(q, RowBase<const T>(p.q, at, place.head) + first_query * p.q.token, p.q.token,
+                    active ? p.queries - first_query : 0, p.dim, p.q.aligned);
+  float out[kMTiles][kDim / 8][4] = {};
+  SoftmaxState<kMTiles> state;
+#pragma unroll
+  for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      state.maximum[m][half] = -kInfinity;
+      state.sum[m][half] = 0.0F;
+    }
+  }
+
+  const int tiles = (p.keys + kTiling.n_block - 1) / kTiling.n_block;
+  MaskPrefetch<T, kTiling> mask;
+  auto fetch = [&](int tile) {
+    char* stage = shared + (tile & 1) * stage_bytes;
+    const int key = tile * kTiling.n_block;
+    LoadStream<T, kDim, kTiling>(stage, p, p.k, p.v, place, key, p.keys);
+    LoadBias<T, kTiling.MBlock(), kTiling.n_block, Layout::kBiasPitchByQuery, kTiling.Threads()>(
+        stage + Layout::kBias, p, place.group, place.head, place.tile, key);
+    mask.Store(reinterpret_cast<float*>(stage + Layout::kTerms));
+    CopyAsyncCommit();
+    if (tile + 1 < tiles) mask.Load(p, place, key + kTiling.n_block);
+  };
+  if (tiles > 0) {
+    mask.Load(p, place, 0);
+    fetch(0);
+  }
+  for (int tile = 0; tile < tiles; ++tile) {
+    CopyAsyncWait<0>();
+    __syncthreads();
+    if (tile + 1 < tiles) fetch(tile + 1);
+    if (!active) continue;
+    const char* stage = shared + (tile & 1) * stage_bytes;
+    const T* k = reinterpret_cast<const T*>(stage + Layout::kFirst + warp_row * Layout::kTile);
+    const T* v = reinterpret_cast<const T*>(stage + Layout::kSecond + warp_row * Layout::kTile);
+    const float* terms =
+        reinterpret_cast<const float*>(stage + Layout::kTerms) + warp_row * kTiling.n_block;
+    const bool masked = AnyTerm<kTiling.n_block>(terms);
+#pragma unroll 1
+    for (int step = 0; step < kTiling.n_block; step += kTiling.n_step) {
+      float s[kMTiles][kNTiles][4] = {};
+      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch);
+      ApplyBias<T, kMTiles, kNTiles, Layout::kBiasPitchByQuery>(
+          s, stage + Layout::kBias, warp_query * Layout::kBiasPitchByQuery + step, p.bias.kind,
+          p.scale);
+      if (masked) AddColumnTerm(s, terms + step);
+      OnlineSoftmax(s, state, out);
+      MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(out, s, v + step * kPitch);
+    }
+  }
+  if (!active) return;
+
+  float factor[kMTiles][2];
+  float* lse = p.lse + StatisticBase(p, at, place.head) + first_query;
+#pragma unroll
+  for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float sum = state.sum[m][half];
+      sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
+      sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
+      factor[m][half] = sum > 0.0F ? 1.0F / sum : 0.0F;
+      const int query = m * 16 + half * 8 + LaneId() / 4;
+      if (LaneId() % 4 == 0 && first_query + query < p.queries) {
+        lse[query] = sum > 0.0F ? state.maximum[m][half] + logf(sum) : kInfinity;
+      }
+    }
+  }
+  StoreRows(RowBase<T>(p.out, at, place.head) + first_query * p.out.token, p.out.token, p.out.aligned,
+            p.queries - first_query, p.dim, out, factor);
+}
+
+template <typename T, int kDim, AttentionShape kShape>
+void LaunchForward(const AttentionParams& p, cudaStream_t stream) {
+  constexpr AttentionTiling kTiling = ForwardTiling(kShape, sizeof(T), kDim);
+  using Layout = StreamLayout<T, kDim, kTiling>;
+  const int stage_bytes = Layout::kBias + kTiling.MBlock() * Layout::kBiasPitchByQuery *
+                                              BiasBytes(p, sizeof(T));
+  LaunchKernel("evo_attention forward (cuda sm80)", AttentionForwardKernel<T, kDim, kShape>,
+               BlockCount(p, p.queries, kTiling), kTiling.Threads(), 2 * stage_bytes, stream, p,
+               stage_bytes);
+}
+
+}  // namespace megafold::cuda

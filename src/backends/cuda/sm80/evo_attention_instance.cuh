@@ -1,0 +1,64 @@
+// Bodies of PortableAttention: the kernel for the shape of the problem.
+#pragma once
+
+#include "backends/cuda/sm80/evo_attention_bias_gradient.cuh"
+#include "backends/cuda/sm80/evo_attention_forward.cuh"
+
+namespace megafold::cuda {
+
+template <DType kType>
+struct ElementOf;
+template <>
+struct ElementOf<DType::kFloat32> {
+  using Type = float;
+};
+template <>
+struct ElementOf<DType::kBFloat16> {
+  using Type = __nv_bfloat16;
+};
+template <>
+struct ElementOf<DType::kFloat16> {
+  using Type = __half;
+};
+
+// Calls `run` with the shape as a constant. Wide elements and vectors have a single tiling.
+template <int kElementBytes, int kDim, typename Run>
+void WithShape(AttentionShape shape, const Run& run) {
+  using enum AttentionShape;
+  if constexpr (!IsWide(kElementBytes, kDim)) {
+    if (shape == kShared) return run(std::integral_constant<AttentionShape, kShared>{});
+    if (shape == kWindow) return run(std::integral_constant<AttentionShape, kWindow>{});
+  }
+  run(std::integral_constant<AttentionShape, kSingle>{});
+}
+
+template <DType kType, int kDim>
+void PortableAttention<kType, kDim>::Forward(const AttentionParams& p, cudaStream_t stream) {
+  using T = typename ElementOf<kType>::Type;
+  WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries), [&](auto shape) {
+    LaunchForward<T, kDim, decltype(shape)::value>(p, stream);
+  });
+}
+
+template <DType kType, int kDim>
+void PortableAttention<kType, kDim>::BackwardKeys(const AttentionParams& p, cudaStream_t stream) {
+  using T = typename ElementOf<kType>::Type;
+  WithShape<sizeof(T), kDim>(ChooseShape(p, p.keys), [&](auto shape) {
+    LaunchBackwardKeys<T, kDim, decltype(shape)::value>(p, stream);
+  });
+}
+
+template <DType kType, int kDim>
+void PortableAttention<kType, kDim>::BackwardQueries(const AttentionParams& p, cudaStream_t stream) {
+  using T = typename ElementOf<kType>::Type;
+  WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries), [&](auto shape) {
+    LaunchBackwardQueries<T, kDim, decltype(shape)::value>(p, stream);
+  });
+}
+
+template <DType kType, int kDim>
+void PortableAttention<kType, kDim>::BackwardBias(const AttentionParams& p, cudaStream_t stream) {
+  LaunchBiasGradient<typename ElementOf<kType>::Type, kDim>(p, stream);
+}
+
+}  // namespace megafold::cuda

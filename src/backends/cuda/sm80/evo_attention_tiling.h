@@ -1,0 +1,77 @@
+// How a portable EvoAttention kernel is cut into tiles, and which cut a problem gets.
+#pragma once
+
+#include <cstdint>
+
+#include "backends/cuda/sm80/evo_attention_params.h"
+
+namespace megafold::cuda {
+
+// A block keeps m_warps * m_tiles * 16 vectors (queries or keys) of row_warps rows of a group and walks
+// over the other side in tiles of n_block, of which a warp takes n_step at a time.
+struct AttentionTiling {
+  int m_tiles, m_warps, row_warps, n_block, n_step, min_blocks;
+
+  constexpr int MBlock() const { return m_warps * m_tiles * 16; }
+  constexpr int Threads() const { return m_warps * row_warps * 32; }
+};
+
+// A block of dBias: m_warps * m_tiles * 16 queries times n_warps * n_tiles * 8 keys; it walks over rows.
+struct BiasGradientTiling {
+  int m_tiles, m_warps, n_tiles, n_warps, stages, min_blocks;
+
+  constexpr int MBlock() const { return m_warps * m_tiles * 16; }
+  constexpr int NBlock() const { return n_warps * n_tiles * 8; }
+  constexpr int Threads() const { return m_warps * n_warps * 32; }
+};
+
+enum class AttentionShape {
+  kShared,  // many queries, several rows share each bias tile
+  kSingle,  // one row to a block
+  kWindow,  // few queries, one warp to a row
+};
+
+// Small tiles where an element or a vector is long, so that accumulators fit in registers and two
+// stages fit in the 99 KiB that every supported device has.
+constexpr bool IsWide(int element_bytes, int dim) { return element_bytes == 4 || dim > 64; }
+
+constexpr AttentionTiling ForwardTiling(AttentionShape shape, int element_bytes, int dim) {
+  if (IsWide(element_bytes, dim)) {
+    return {.m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 32, .min_blocks = 1};
+  }
+  switch (shape) {
+    case AttentionShape::kShared:
+      return dim <= 32 ? AttentionTiling{2, 4, 3, 64, 32, 1} : AttentionTiling{1, 4, 2, 64, 32, 2};
+    case AttentionShape::kSingle: return {1, 4, 1, 64, 64, 3};
+    case AttentionShape::kWindow: return {1, 2, 2, 64, 64, 3};
+  }
+  return {};
+}
+
+constexpr AttentionTiling BackwardTiling(AttentionShape shape, int element_bytes, int dim) {
+  if (IsWide(element_bytes, dim)) {
+    return {.m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
+  }
+  switch (shape) {
+    case AttentionShape::kShared:
+      return dim <= 32 ? AttentionTiling{2, 4, 2, 64, 32, 1} : AttentionTiling{1, 4, 2, 64, 32, 1};
+    case AttentionShape::kSingle: return {1, 4, 1, 64, 32, 2};
+    case AttentionShape::kWindow: return {1, 2, 2, 64, 32, 2};
+  }
+  return {};
+}
+
+constexpr BiasGradientTiling BiasTiling(int element_bytes, int dim) {
+  if (element_bytes == 4) return {1, 2, 2, 2, 1, 1};
+  if (dim > 64) return {1, 4, 4, 2, 1, 1};
+  return {2, 4, 4, 2, 2, 1};
+}
+
+// `queries` is the length of the side that a block keeps.
+inline AttentionShape ChooseShape(const AttentionParams& params, int queries) {
+  if (queries <= 32) return AttentionShape::kWindow;
+  if (params.rows >= 4 && params.bias.kind != TermKind::kNone) return AttentionShape::kShared;
+  return AttentionShape::kSingle;
+}
+
+}  // namespace megafold::cuda

@@ -1,0 +1,111 @@
+// A C interface to the CUDA backend's EvoAttention for tests and benchmarks that drive it from Python
+// through ctypes. Tensors come as flat arrays of 64-bit integers; errors go back as text.
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <span>
+#include <string>
+
+#include "backends/cuda/cuda_backend.h"
+#include "megafold/ops/evo_attention.h"
+
+namespace {
+
+using megafold::TensorView;
+
+// {data, dtype, rank, sizes[6], strides[6]}; rank 0 is an absent operand.
+constexpr int kFields = 15;
+
+TensorView View(const std::int64_t* fields, int device) {
+  TensorView view;
+  view.rank = static_cast<int>(fields[2]);
+  if (view.rank == 0) return view;
+  view.data = reinterpret_cast<void*>(fields[0]);
+  view.dtype = static_cast<megafold::DType>(fields[1]);
+  view.device = {megafold::DeviceType::kCuda, device};
+  for (std::size_t dim = 0; dim < 6; ++dim) {
+    view.sizes[dim] = fields[3 + dim];
+    view.strides[dim] = fields[9 + dim];
+  }
+  return view;
+}
+
+// Runs `body` and copies what it throws into `message`; 0 is success.
+template <typename Body>
+int Guarded(char* message, std::size_t bytes, const Body& body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    std::strncpy(message, error.what(), bytes - 1);
+    message[bytes - 1] = '\0';
+    return 1;
+  }
+}
+
+const megafold::EvoAttentionImplementation& Find(const char* name) {
+  for (const auto& implementation : megafold::cuda::EvoAttentionImplementations()) {
+    if (std::strcmp(implementation.name, name) == 0) return implementation;
+  }
+  throw std::runtime_error(std::string("no implementation named ") + name);
+}
+
+template <typename Kernel, typename Args>
+void RunOrQuery(const Kernel& kernel, const Args& args, void* workspace, std::int64_t* workspace_bytes,
+                int device, void* stream) {
+  const megafold::Support support = kernel.supports(args);
+  if (!support) throw std::runtime_error("unsupported: " + support.reason());
+  const std::size_t needed = kernel.workspace(args);
+  if (workspace_bytes[1] == 0) {  // a query
+    workspace_bytes[0] = static_cast<std::int64_t>(needed);
+    return;
+  }
+  kernel.run(args, {workspace, static_cast<std::size_t>(workspace_bytes[0])},
+             {{megafold::DeviceType::kCuda, device}, stream});
+}
+
+}  // namespace
+
+// `operands` holds q, k, v, mask, bias, out, lse. workspace_bytes is {bytes, 0} to ask for the size,
+// {bytes, 1} to run.
+extern "C" int megafold_shim_forward(const char* implementation, const std::int64_t* operands,
+                                     float scale, void* workspace, std::int64_t* workspace_bytes,
+                                     int device, void* stream, char* message, std::size_t bytes) {
+  return Guarded(message, bytes, [&] {
+    auto view = [&](int index) { return View(operands + index * kFields, device); };
+    megafold::ops::EvoAttentionForwardArgs args;
+    args.q = view(0);
+    args.k = view(1);
+    args.v = view(2);
+    args.mask = view(3);
+    args.bias = view(4);
+    args.out = view(5);
+    args.lse = view(6);
+    args.scale = scale;
+    RunOrQuery(Find(implementation).forward, args, workspace, workspace_bytes, device, stream);
+  });
+}
+
+// `operands` holds q, k, v, mask, bias, out, lse, dout, dq, dk, dv, dbias.
+extern "C" int megafold_shim_backward(const char* implementation, const std::int64_t* operands,
+                                      float scale, void* workspace, std::int64_t* workspace_bytes,
+                                      int device, void* stream, char* message, std::size_t bytes) {
+  return Guarded(message, bytes, [&] {
+    auto view = [&](int index) { return View(operands + index * kFields, device); };
+    megafold::ops::EvoAttentionBackwardArgs args;
+    args.q = view(0);
+    args.k = view(1);
+    args.v = view(2);
+    args.mask = view(3);
+    args.bias = view(4);
+    args.out = view(5);
+    args.lse = view(6);
+    args.dout = view(7);
+    args.dq = view(8);
+    args.dk = view(9);
+    args.dv = view(10);
+    args.dbias = view(11);
+    args.scale = scale;
+    RunOrQuery(Find(implementation).backward, args, workspace, workspace_bytes, device, stream);
+  });
+}
