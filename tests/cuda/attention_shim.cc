@@ -4,6 +4,7 @@
 #include <cstring>
 #include <exception>
 #include <span>
+#include <stdexcept>
 #include <string>
 
 #include "backends/cuda/cuda_backend.h"
@@ -65,6 +66,18 @@ void RunOrQuery(const Kernel& kernel, const Args& args, void* workspace, std::in
 }
 
 }  // namespace
+
+// The implementations' names, fastest first, separated by newlines.
+extern "C" int megafold_shim_names(char* names, std::size_t bytes) {
+  return Guarded(names, bytes, [&] {
+    std::string text;
+    for (const auto& implementation : megafold::cuda::EvoAttentionImplementations()) {
+      text += (text.empty() ? "" : "\n") + std::string(implementation.name);
+    }
+    if (text.size() >= bytes) throw std::runtime_error("the buffer for the names is too small");
+    std::memcpy(names, text.c_str(), text.size() + 1);
+  });
+}
 
 // `operands` holds q, k, v, mask, bias, out, lse. workspace_bytes is {bytes, 0} to ask for the size,
 // {bytes, 1} to run.

@@ -196,13 +196,23 @@ struct Mma<float> {
     return {{c0[0], c0[2], c0[1], c0[3], c1[0], c1[2], c1[1], c1[3]}};
   }
 
-  // x = high + low up to 2^-22 |x|, both TF32 numbers.
-  static __device__ __forceinline__ void Split(float x, std::uint32_t& high, std::uint32_t& low) {
-    high = __float_as_uint(x) & 0xFFFFE000U;
-    low = __float_as_uint(x - __uint_as_float(high));
+  // The nearest TF32 number.
+  static __device__ __forceinline__ std::uint32_t Round(float x) {
+    std::uint32_t y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return y;
   }
 
+  // x = high + low up to 2^-22 |x|, both TF32 numbers.
+  static __device__ __forceinline__ void Split(float x, std::uint32_t& high, std::uint32_t& low) {
+    high = Round(x);
+    low = Round(x - __uint_as_float(high));
+  }
+
+  // The matrix unit truncates when it adds, so it only sums the products of one step of the contraction.
+
   static __device__ __forceinline__ void Run(float (&c)[4], const A& a, const B& b) {
+    float sum[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       std::uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
@@ -210,10 +220,12 @@ struct Mma<float> {
       for (int i = 0; i < 4; ++i) Split(a.r[half * 4 + i], a_high[i], a_low[i]);
 #pragma unroll
       for (int i = 0; i < 2; ++i) Split(b.r[half * 2 + i], b_high[i], b_low[i]);
-      MmaInstructionTf32(c, a_low, b_high[0], b_high[1]);
-      MmaInstructionTf32(c, a_high, b_low[0], b_low[1]);
-      MmaInstructionTf32(c, a_high, b_high[0], b_high[1]);
+      MmaInstructionTf32(sum, a_low, b_high[0], b_high[1]);
+      MmaInstructionTf32(sum, a_high, b_low[0], b_low[1]);
+      MmaInstructionTf32(sum, a_high, b_high[0], b_high[1]);
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c[i] += sum[i];
   }
 };
 

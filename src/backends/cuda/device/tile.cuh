@@ -1,10 +1,11 @@
-// Copies of tiles from device memory to shared memory, by all threads of a block together.
+// Copies of tiles from device memory to shared memory, by a fixed set of threads together.
 //
-// Rows and columns outside the operand become zero. Operands whose vectors lie on 16 bytes go by
-// asynchronous 16-byte copies; others element by element, slower and just as right.
+// Rows and columns outside the operand become zero. Operands whose vectors lie on 16 bytes go by asynchronous 16-byte
+// copies whose addresses a thread works out once; others element by element, slower and just as right.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "backends/cuda/device/ptx.cuh"
 
@@ -15,71 +16,90 @@ namespace megafold::cuda {
 template <typename T, int kColumns>
 inline constexpr int kTilePitch = kColumns + 16 / static_cast<int>(sizeof(T));
 
-// kRows x kColumns elements; `rows` and `columns` of them are inside the operand.
-template <typename T, int kRows, int kColumns, int kThreads>
-__device__ __forceinline__ void LoadTile(T* tile, const T* source, std::int64_t stride, int rows,
-                                         int columns, bool aligned) {
-  constexpr int kPitch = kTilePitch<T, kColumns>;
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  constexpr int kVectors = kColumns / kVector;
-  if (aligned) {
-    const std::uint32_t base = SharedAddress(tile);
-#pragma unroll
-    for (int i = 0; i < (kRows * kVectors + kThreads - 1) / kThreads; ++i) {
-      const int index = static_cast<int>(threadIdx.x) + i * kThreads;
-      if (kRows * kVectors % kThreads != 0 && index >= kRows * kVectors) break;
-      const int row = index / kVectors;
-      const int column = index % kVectors * kVector;
-      const bool inside = row < rows && column < columns;
-      const T* from = inside ? source + row * stride + column : source;
-      CopyAsync16(base + (row * kPitch + column) * sizeof(T), from, inside ? 16 : 0);
-    }
-    return;
-  }
-  for (int index = static_cast<int>(threadIdx.x); index < kRows * kColumns; index += kThreads) {
-    const int row = index / kColumns;
-    const int column = index % kColumns;
-    T value = T(0.0F);
-    if (row < rows && column < columns) value = source[row * stride + column];
-    tile[row * kPitch + column] = value;
+// Out of line: the rare path must not cost the common one its registers and instruction cache.
+template <int kBytes>
+__device__ __noinline__ void LoadElements(void* tile, int pitch, int tile_rows, int tile_columns, const void* source,
+                                          std::int64_t row_stride, std::int64_t column_stride, int rows, int columns,
+                                          int thread, int threads) {
+  using Bits = std::conditional_t<kBytes == 4, std::uint32_t, std::uint16_t>;
+  const auto* from = static_cast<const Bits*>(source);
+  auto* to = static_cast<Bits*>(tile);
+  for (int index = thread; index < tile_rows * tile_columns; index += threads) {
+    const int row = index / tile_columns;
+    const int column = index % tile_columns;
+    Bits bits = 0;
+    if (row < rows && column < columns) bits = from[row * row_stride + column * column_stride];
+    to[row * pitch + column] = bits;
   }
 }
 
-// kRows x kColumns elements of kBytes bytes, rows kPitch elements apart in shared memory.
+// Which vectors of a tile a thread copies: every kRowsPerPass-th row of one column of vectors.
+struct VectorPosition {
+  const char* source;
+  int row, column, offset;  // of its first vector: in the tile, and in bytes in shared memory
+
+  __device__ __forceinline__ VectorPosition(const void* tile, std::int64_t stride, int vectors, int vector, int pitch,
+                                            int bytes, int thread)
+      : row(thread / vectors), column(thread % vectors * vector) {
+    source = static_cast<const char*>(tile) + (row * stride + column) * bytes;
+    offset = (row * pitch + column) * bytes;
+  }
+  // The tile's first element.
+  __device__ __forceinline__ const void* Tile(std::int64_t stride, int bytes) const {
+    return source - (row * stride + column) * bytes;
+  }
+};
+
+// kRows x kColumns elements of kBytes bytes, rows kPitch elements apart in shared memory; `rows` and `columns` of them
+// are inside the operand.
 template <int kBytes, int kRows, int kColumns, int kPitch, int kThreads>
-__device__ __forceinline__ void LoadTerm(void* tile, const void* source, std::int64_t row_stride,
-                                         std::int64_t column_stride, int rows, int columns,
-                                         bool aligned) {
-  const char* from = static_cast<const char*>(source);
-  const std::uint32_t base = SharedAddress(tile);
-  if (aligned) {
-    constexpr int kVector = 16 / kBytes;
-    constexpr int kVectors = kColumns / kVector;
+struct VectorLoads {
+  static constexpr int kVector = 16 / kBytes;
+  static constexpr int kVectors = kColumns / kVector;
+  static constexpr int kRowsPerPass = kThreads / kVectors;
+  static constexpr int kPasses = (kRows + kRowsPerPass - 1) / kRowsPerPass;
+
+  static __device__ __forceinline__ VectorPosition Position(const void* source, std::int64_t stride, int thread) {
+    return VectorPosition(source, stride, kVectors, kVector, kPitch, kBytes, thread);
+  }
+  static __device__ __forceinline__ void Run(const VectorPosition& at, std::uint32_t tile, std::int64_t stride,
+                                             int rows, int columns) {
+    if (kThreads % kVectors != 0 && at.row >= kRowsPerPass) return;
+    const int valid = max(0, min(16, (columns - at.column) * kBytes));
+    const char* from = at.source;
+    const std::int64_t step = stride * (kRowsPerPass * kBytes);
 #pragma unroll
-    for (int i = 0; i < (kRows * kVectors + kThreads - 1) / kThreads; ++i) {
-      const int index = static_cast<int>(threadIdx.x) + i * kThreads;
-      if (kRows * kVectors % kThreads != 0 && index >= kRows * kVectors) break;
-      const int row = index / kVectors;
-      const int column = index % kVectors * kVector;
-      const int valid = row < rows ? max(0, min(16, (columns - column) * kBytes)) : 0;
-      const char* vector = valid > 0 ? from + (row * row_stride + column) * kBytes : from;
-      CopyAsync16(base + (row * kPitch + column) * kBytes, vector, valid);
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int row = at.row + pass * kRowsPerPass;
+      if (kRows % kRowsPerPass != 0 && row >= kRows) break;
+      CopyAsync16(tile + at.offset + pass * kRowsPerPass * kPitch * kBytes, from, row < rows ? valid : 0);
+      from += step;
     }
-    return;
   }
-  for (int index = static_cast<int>(threadIdx.x); index < kRows * kColumns; index += kThreads) {
-    const int row = index / kColumns;
-    const int column = index % kColumns;
-    const bool inside = row < rows && column < columns;
-    const char* element =
-        inside ? from + (row * row_stride + column * column_stride) * kBytes : from;
-    if constexpr (kBytes == 4) {
-      CopyAsync4(base + (row * kPitch + column) * 4, element, inside ? 4 : 0);
+};
+
+// Tiles of kRows vectors of kDim elements, anywhere in an operand.
+template <typename T, int kRows, int kDim, int kThreads>
+class TileLoader {
+ public:
+  __device__ __forceinline__ TileLoader(const T* source, std::int64_t stride, int thread)
+      : at_(Loads::Position(source, stride, thread)) {}
+  __device__ __forceinline__ void Advance(std::int64_t elements) {
+    at_.source += elements * static_cast<int>(sizeof(T));
+  }
+  __device__ __forceinline__ void Load(T* tile, std::int64_t stride, int rows, int dim, bool aligned,
+                                       int thread) const {
+    if (aligned) {
+      Loads::Run(at_, SharedAddress(tile), stride, rows, dim);
     } else {
-      auto* to = static_cast<std::uint16_t*>(tile) + row * kPitch + column;
-      *to = inside ? *reinterpret_cast<const std::uint16_t*>(element) : std::uint16_t{0};
+      LoadElements<sizeof(T)>(tile, kTilePitch<T, kDim>, kRows, kDim, at_.Tile(stride, sizeof(T)), stride, 1, rows,
+                              dim, thread, kThreads);
     }
   }
-}
+
+ private:
+  using Loads = VectorLoads<sizeof(T), kRows, kDim, kTilePitch<T, kDim>, kThreads>;
+  VectorPosition at_;
+};
 
 }  // namespace megafold::cuda

@@ -31,7 +31,7 @@ constexpr Instance MakeInstance() {
 // The generated list is sorted by head dimension.
 constexpr Instance kInstances[] = {
 #define MEGAFOLD_PORTABLE_ATTENTION(type, dim) MakeInstance<DType::type, dim>(),
-#include "megafold_cuda_evo_attention_instances.inc"
+#include "cuda_evo_attention_instances.inc"
 #undef MEGAFOLD_PORTABLE_ATTENTION
 };
 
@@ -125,9 +125,9 @@ std::size_t BiasPartBytes(const AttentionParams& p) {
 // half of Q and each has a few rows to walk over. It depends on the shape alone, so results do not
 // change with the device.
 std::int64_t RowChunks(const AttentionParams& p, std::size_t element_bytes) {
-  constexpr std::int64_t kTargetBlocks = 528;
+  constexpr std::int64_t kTargetBlocks = 1056;
   constexpr std::int64_t kRowsPerChunk = 8;
-  const std::int64_t tiles = static_cast<std::int64_t>((p.queries + 127) / 128) *
+  const std::int64_t tiles = static_cast<std::int64_t>((p.queries + 63) / 64) *
                              ((p.keys + 63) / 64) * p.heads * p.groups;
   const std::size_t q_bytes = static_cast<std::size_t>(p.batches * p.batch_rows * p.heads) *
                               static_cast<std::size_t>(p.queries) *

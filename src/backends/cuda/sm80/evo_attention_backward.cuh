@@ -11,11 +11,11 @@
 
 namespace megafold::cuda {
 
-// p and ds for fragments whose rows are queries: s becomes p, dp becomes ds. `shift` is -lse log2(e).
-template <int kMTiles, int kNTiles>
+// p and ds for fragments whose rows are queries: s becomes p, dp becomes ds.
+template <typename T, int kMTiles, int kNTiles>
 __device__ __forceinline__ void ScoreGradientByQuery(float (&s)[kMTiles][kNTiles][4],
                                                      float (&dp)[kMTiles][kNTiles][4],
-                                                     const float (&shift)[kMTiles][2],
+                                                     const float (&lse)[kMTiles][2],
                                                      const float (&delta)[kMTiles][2]) {
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) {
@@ -23,18 +23,17 @@ __device__ __forceinline__ void ScoreGradientByQuery(float (&s)[kMTiles][kNTiles
     for (int n = 0; n < kNTiles; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        s[m][n][i] = Exp2(fmaf(s[m][n][i], kLog2E, shift[m][i / 2]));
+        s[m][n][i] = ExpDifference<T>(s[m][n][i], lse[m][i / 2]);
         dp[m][n][i] = s[m][n][i] * (dp[m][n][i] - delta[m][i / 2]);
       }
     }
   }
 }
 
-template <typename T, int kDim, AttentionShape kShape>
-__global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
-                             BackwardTiling(kShape, sizeof(T), kDim).min_blocks)
-    void AttentionBackwardQueriesKernel(const __grid_constant__ AttentionParams p, int stage_bytes) {
-  constexpr AttentionTiling kTiling = BackwardTiling(kShape, sizeof(T), kDim);
+template <typename T, int kDim, typename Tiling>
+__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionBackwardQueriesKernel(
+    const __grid_constant__ AttentionParams p, int stage_bytes) {
+  constexpr AttentionTiling kTiling = Tiling::kValue;
   using Layout = StreamLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
   constexpr int kNTiles = kTiling.n_step / 8;
@@ -46,8 +45,9 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
   const int warp_row = warp / kTiling.m_warps;
   const int warp_query = warp % kTiling.m_warps * kMTiles * 16;
   const int first_query = place.tile + warp_query;
-  const bool active = place.row + warp_row < p.rows && first_query < p.queries;
-  const RowIndex at(p, place.group, active ? place.row + warp_row : place.row);
+  const bool inside = place.row + warp_row < p.rows;
+  const bool active = inside && first_query < p.queries;
+  const RowIndex at(p, place.group, inside ? place.row + warp_row : place.row);
   const int count = active ? p.queries - first_query : 0;
 
   typename Mma<T>::A q[kMTiles][kDim / 16], dout[kMTiles][kDim / 16];
@@ -55,40 +55,41 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
                     count, p.dim, p.q.aligned);
   LoadStationary<T>(dout, RowBase<const T>(p.dout, at, place.head) + first_query * p.dout.token,
                     p.dout.token, count, p.dim, p.dout.aligned);
-  float shift[kMTiles][2], delta[kMTiles][2];
+  float lse[kMTiles][2], delta[kMTiles][2];
   const std::int64_t statistic = StatisticBase(p, at, place.head) + first_query;
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int query = m * 16 + half * 8 + LaneId() / 4;
-      shift[m][half] = query < count ? -p.lse[statistic + query] * kLog2E : -kInfinity;
+      lse[m][half] = query < count ? p.lse[statistic + query] : kInfinity;
       delta[m][half] = query < count ? p.delta[statistic + query] : 0.0F;
     }
   }
   float dq[kMTiles][kDim / 8][4] = {};
 
   const int tiles = (p.keys + kTiling.n_block - 1) / kTiling.n_block;
-  MaskPrefetch<T, kTiling> mask;
-  auto fetch = [&](int tile) {
-    char* stage = shared + (tile & 1) * stage_bytes;
-    const int key = tile * kTiling.n_block;
-    LoadStream<T, kDim, kTiling>(stage, p, p.k, p.v, place, key, p.keys);
-    LoadBias<T, kTiling.MBlock(), kTiling.n_block, Layout::kBiasPitchByQuery, kTiling.Threads()>(
-        stage + Layout::kBias, p, place.group, place.head, place.tile, key);
-    mask.Store(reinterpret_cast<float*>(stage + Layout::kTerms));
-    CopyAsyncCommit();
-    if (tile + 1 < tiles) mask.Load(p, place, key + kTiling.n_block);
-  };
-  if (tiles > 0) {
-    mask.Load(p, place, 0);
-    fetch(0);
-  }
-  for (int tile = 0; tile < tiles; ++tile) {
+  StreamLoader<T, kDim, kTiling> stream(p.k, p.v, at, place.head, warp_row, inside);
+  BiasLoader<T, kTiling.MBlock(), kTiling.n_block, FragmentRows::kQueries, kTiling.Threads()> bias(
+      p, place.group, place.head, place.tile, 0, static_cast<int>(threadIdx.x));
+  MaskLoader<T, kTiling> mask(p, at, warp_row);
+  mask.Read(p, 0);
+  // One step ahead of the tile that is worked on.
+#pragma unroll 1
+  for (int tile = -1; tile < tiles; ++tile) {
     CopyAsyncWait<0>();
     __syncthreads();
-    if (tile + 1 < tiles) fetch(tile + 1);
-    if (!active) continue;
+    if (tile + 1 < tiles) {
+      char* stage = shared + ((tile + 1) & 1) * stage_bytes;
+      const int key = (tile + 1) * kTiling.n_block;
+      stream.Next(stage, p.k, p.v, p.keys - key, p.dim);
+      bias.Load(stage + Layout::kBias, p.bias, p.queries - place.tile, p.keys - key, static_cast<int>(threadIdx.x));
+      bias.Advance(p.bias, 0, kTiling.n_block);
+      mask.Store(reinterpret_cast<float*>(stage + Layout::kTerms));
+      CopyAsyncCommit();
+      mask.Read(p, key + kTiling.n_block);
+    }
+    if (tile < 0 || !active) continue;
     const char* stage = shared + (tile & 1) * stage_bytes;
     const T* k = reinterpret_cast<const T*>(stage + Layout::kFirst + warp_row * Layout::kTile);
     const T* v = reinterpret_cast<const T*>(stage + Layout::kSecond + warp_row * Layout::kTile);
@@ -101,11 +102,10 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch);
       float dp[kMTiles][kNTiles][4] = {};
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, dout, v + step * kPitch);
-      ApplyBias<T, kMTiles, kNTiles, Layout::kBiasPitchByQuery>(
-          s, stage + Layout::kBias, warp_query * Layout::kBiasPitchByQuery + step, p.bias.kind,
-          p.scale);
+      ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(
+          s, stage + Layout::kBias, warp_query, step, p.bias.kind, p.scale);
       if (masked) AddColumnTerm(s, terms + step);
-      ScoreGradientByQuery(s, dp, shift, delta);
+      ScoreGradientByQuery<T>(s, dp, lse, delta);
       MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dq, dp, k + step * kPitch);
     }
   }
@@ -119,15 +119,16 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
 
 // x = scale * s + bias + mask, p and ds for fragments whose rows are keys and whose columns are queries.
 // `bias` points into a tile whose rows are queries; lse and delta at column 0.
-template <typename T, int kMTiles, int kNTiles, int kPitch>
+template <typename T, int kMTiles, int kNTiles, int kKeys>
 __device__ __forceinline__ void ScoreGradientByKey(float (&s)[kMTiles][kNTiles][4],
                                                    float (&dp)[kMTiles][kNTiles][4], const void* tile,
-                                                   int offset, TermKind kind, float scale,
+                                                   int row, int column, TermKind kind, float scale,
                                                    const float (&mask)[kMTiles][2], bool masked,
                                                    const float* lse, const float* delta, int queries) {
   const int lane = LaneId();
-  const int at = offset + (lane % 4) * 2 * kPitch + lane / 4;
-  auto add_bias = [&]<typename Element>(const Element* source) {
+  auto add_bias = [&]<typename Element>(const Element* base) {
+    constexpr int kPitch = BiasPitch(FragmentRows::kKeys, kKeys, sizeof(Element));
+    const Element* source = base + (row + (lane % 4) * 2) * kPitch + column + lane / 4;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -141,9 +142,9 @@ __device__ __forceinline__ void ScoreGradientByKey(float (&s)[kMTiles][kNTiles][
     }
   };
   if (kind == TermKind::kFloat32) {
-    add_bias(static_cast<const float*>(tile) + at);
+    add_bias(static_cast<const float*>(tile));
   } else if (kind == TermKind::kStorage) {
-    add_bias(static_cast<const T*>(tile) + at);
+    add_bias(static_cast<const T*>(tile));
   } else {
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
@@ -170,41 +171,38 @@ __device__ __forceinline__ void ScoreGradientByKey(float (&s)[kMTiles][kNTiles][
     const float2 lse_pair = *reinterpret_cast<const float2*>(lse + column);
     const float2 delta_pair = *reinterpret_cast<const float2*>(delta + column);
     // Past the last query lse is filled with 0, which a large mask term could turn into inf * 0.
-    const float shift[2] = {column < queries ? -lse_pair.x * kLog2E : -kInfinity,
-                            column + 1 < queries ? -lse_pair.y * kLog2E : -kInfinity};
+    const float lses[2] = {column < queries ? lse_pair.x : kInfinity,
+                            column + 1 < queries ? lse_pair.y : kInfinity};
     const float deltas[2] = {delta_pair.x, delta_pair.y};
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        s[m][n][i] = Exp2(fmaf(s[m][n][i], kLog2E, shift[i % 2]));
+        s[m][n][i] = ExpDifference<T>(s[m][n][i], lses[i % 2]);
         dp[m][n][i] = s[m][n][i] * (dp[m][n][i] - deltas[i % 2]);
       }
     }
   }
 }
 
-// lse and delta of a tile of queries, of every row of the block: [row][lse, delta][n_block] floats.
+// lse and delta of a tile of one row's queries, by the row's warps: [lse, delta][n_block] floats.
 template <AttentionTiling kTiling>
-__device__ __forceinline__ void LoadStatistics(float* terms, const AttentionParams& p,
-                                               const BlockPlace& place, int start) {
-  for (int index = static_cast<int>(threadIdx.x); index < kTiling.row_warps * kTiling.n_block * 2;
-       index += kTiling.Threads()) {
-    const int column = index % kTiling.n_block;
-    const int which = index / kTiling.n_block % 2;
-    const std::int64_t row = place.row + index / (2 * kTiling.n_block);
-    const bool inside = row < p.rows && start + column < p.queries;
-    const float* from = which == 0 ? p.lse : p.delta;
-    if (inside) from += StatisticBase(p, RowIndex(p, place.group, row), place.head) + start + column;
-    CopyAsync4(SharedAddress(terms + index), from, inside ? 4 : 0);
+__device__ __forceinline__ void LoadStatistics(float* terms, const AttentionParams& p, std::int64_t start, int count) {
+  constexpr int kThreads = kTiling.m_warps * 32;
+#pragma unroll
+  for (int i = 0; i < (kTiling.n_block + kThreads - 1) / kThreads; ++i) {
+    const int query = static_cast<int>(threadIdx.x) % kThreads + i * kThreads;
+    if (query >= kTiling.n_block) break;
+    const int valid = query < count ? 4 : 0;
+    CopyAsync4(SharedAddress(terms + query), p.lse + start + query, valid);
+    CopyAsync4(SharedAddress(terms + kTiling.n_block + query), p.delta + start + query, valid);
   }
 }
 
-template <typename T, int kDim, AttentionShape kShape>
-__global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
-                             BackwardTiling(kShape, sizeof(T), kDim).min_blocks)
-    void AttentionBackwardKeysKernel(const __grid_constant__ AttentionParams p, int stage_bytes) {
-  constexpr AttentionTiling kTiling = BackwardTiling(kShape, sizeof(T), kDim);
+template <typename T, int kDim, typename Tiling>
+__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionBackwardKeysKernel(
+    const __grid_constant__ AttentionParams p, int stage_bytes) {
+  constexpr AttentionTiling kTiling = Tiling::kValue;
   using Layout = StreamLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
   constexpr int kNTiles = kTiling.n_step / 8;
@@ -216,8 +214,9 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
   const int warp_row = warp / kTiling.m_warps;
   const int warp_key = warp % kTiling.m_warps * kMTiles * 16;
   const int first_key = place.tile + warp_key;
-  const bool active = place.row + warp_row < p.rows && first_key < p.keys;
-  const RowIndex at(p, place.group, active ? place.row + warp_row : place.row);
+  const bool inside = place.row + warp_row < p.rows;
+  const bool active = inside && first_key < p.keys;
+  const RowIndex at(p, place.group, inside ? place.row + warp_row : place.row);
   const int count = active ? p.keys - first_key : 0;
 
   typename Mma<T>::A k[kMTiles][kDim / 16], v[kMTiles][kDim / 16];
@@ -232,7 +231,7 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int key = m * 16 + half * 8 + LaneId() / 4;
-      mask[m][half] = active ? MaskTerm<T>(p, at, first_key + key) : 0.0F;
+      mask[m][half] = active ? MaskTerm<T>(p, MaskBase(p, at), first_key + key) : 0.0F;
       any_mask |= mask[m][half] != 0.0F;
     }
   }
@@ -241,21 +240,26 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
   float dv[kMTiles][kDim / 8][4] = {};
 
   const int tiles = (p.queries + kTiling.n_block - 1) / kTiling.n_block;
-  auto fetch = [&](int tile) {
-    char* stage = shared + (tile & 1) * stage_bytes;
-    const int query = tile * kTiling.n_block;
-    LoadStream<T, kDim, kTiling>(stage, p, p.q, p.dout, place, query, p.queries);
-    LoadBias<T, kTiling.n_block, kTiling.MBlock(), Layout::kBiasPitchByKey, kTiling.Threads()>(
-        stage + Layout::kBias, p, place.group, place.head, query, place.tile);
-    LoadStatistics<kTiling>(reinterpret_cast<float*>(stage + Layout::kTerms), p, place, query);
-    CopyAsyncCommit();
-  };
-  if (tiles > 0) fetch(0);
-  for (int tile = 0; tile < tiles; ++tile) {
+  StreamLoader<T, kDim, kTiling> stream(p.q, p.dout, at, place.head, warp_row, inside);
+  BiasLoader<T, kTiling.n_block, kTiling.MBlock(), FragmentRows::kKeys, kTiling.Threads()> bias(
+      p, place.group, place.head, 0, place.tile, static_cast<int>(threadIdx.x));
+  const std::int64_t statistic = StatisticBase(p, at, place.head);
+#pragma unroll 1
+  for (int tile = -1; tile < tiles; ++tile) {
     CopyAsyncWait<0>();
     __syncthreads();
-    if (tile + 1 < tiles) fetch(tile + 1);
-    if (!active) continue;
+    if (tile + 1 < tiles) {
+      char* stage = shared + ((tile + 1) & 1) * stage_bytes;
+      const int query = (tile + 1) * kTiling.n_block;
+      stream.Next(stage, p.q, p.dout, p.queries - query, p.dim);
+      bias.Load(stage + Layout::kBias, p.bias, p.queries - query, p.keys - place.tile,
+                static_cast<int>(threadIdx.x));
+      bias.Advance(p.bias, kTiling.n_block, 0);
+      LoadStatistics<kTiling>(reinterpret_cast<float*>(stage + Layout::kTerms) + warp_row * kTiling.n_block * 2, p,
+                              statistic + query, inside ? p.queries - query : 0);
+      CopyAsyncCommit();
+    }
+    if (tile < 0 || !active) continue;
     const char* stage = shared + (tile & 1) * stage_bytes;
     const T* q = reinterpret_cast<const T*>(stage + Layout::kFirst + warp_row * Layout::kTile);
     const T* dout = reinterpret_cast<const T*>(stage + Layout::kSecond + warp_row * Layout::kTile);
@@ -267,8 +271,8 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, k, q + step * kPitch);
       float dp[kMTiles][kNTiles][4] = {};
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, v, dout + step * kPitch);
-      ScoreGradientByKey<T, kMTiles, kNTiles, Layout::kBiasPitchByKey>(
-          s, dp, stage + Layout::kBias, step * Layout::kBiasPitchByKey + warp_key, p.bias.kind, p.scale,
+      ScoreGradientByKey<T, kMTiles, kNTiles, kTiling.MBlock()>(
+          s, dp, stage + Layout::kBias, step, warp_key, p.bias.kind, p.scale,
           mask, masked, lse + step, lse + kTiling.n_block + step,
           p.queries - tile * kTiling.n_block - step);
       if (p.dv.data != nullptr) {
@@ -295,25 +299,23 @@ __global__ __launch_bounds__(BackwardTiling(kShape, sizeof(T), kDim).Threads(),
   }
 }
 
-template <typename T, int kDim, AttentionShape kShape>
+template <typename T, int kDim, AttentionTiling kTiling>
 void LaunchBackwardQueries(const AttentionParams& p, cudaStream_t stream) {
-  constexpr AttentionTiling kTiling = BackwardTiling(kShape, sizeof(T), kDim);
   using Layout = StreamLayout<T, kDim, kTiling>;
   const int stage_bytes =
-      Layout::kBias + kTiling.MBlock() * Layout::kBiasPitchByQuery * BiasBytes(p, sizeof(T));
-  LaunchKernel("evo_attention backward dQ (cuda sm80)", AttentionBackwardQueriesKernel<T, kDim, kShape>,
+      Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.MBlock(), kTiling.n_block, FragmentRows::kQueries);
+  LaunchKernel("evo_attention backward dQ (cuda sm80)", AttentionBackwardQueriesKernel<T, kDim, AttentionTilingOf<kTiling>>,
                BlockCount(p, p.queries, kTiling), kTiling.Threads(), 2 * stage_bytes, stream, p,
                stage_bytes);
 }
 
-template <typename T, int kDim, AttentionShape kShape>
+template <typename T, int kDim, AttentionTiling kTiling>
 void LaunchBackwardKeys(const AttentionParams& p, cudaStream_t stream) {
-  constexpr AttentionTiling kTiling = BackwardTiling(kShape, sizeof(T), kDim);
   using Layout = StreamLayout<T, kDim, kTiling>;
   const int stage_bytes =
-      Layout::kBias + kTiling.n_block * Layout::kBiasPitchByKey * BiasBytes(p, sizeof(T));
+      Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.n_block, kTiling.MBlock(), FragmentRows::kKeys);
   LaunchKernel("evo_attention backward dK, dV (cuda sm80)",
-               AttentionBackwardKeysKernel<T, kDim, kShape>, BlockCount(p, p.keys, kTiling),
+               AttentionBackwardKeysKernel<T, kDim, AttentionTilingOf<kTiling>>, BlockCount(p, p.keys, kTiling),
                kTiling.Threads(), 2 * stage_bytes, stream, p, stage_bytes);
 }
 

@@ -9,9 +9,8 @@
 
 namespace megafold::cuda {
 
-template <typename T, int kDim>
+template <typename T, int kDim, BiasGradientTiling kTiling>
 struct BiasGradientLayout {
-  static constexpr BiasGradientTiling kTiling = BiasTiling(sizeof(T), kDim);
   static constexpr int kPitch = kTilePitch<T, kDim>;
   static constexpr int kVector = kPitch * static_cast<int>(sizeof(T));
   static constexpr int kQ = 0;
@@ -19,7 +18,9 @@ struct BiasGradientLayout {
   static constexpr int kK = 2 * kDout;
   static constexpr int kV = kK + kTiling.NBlock() * kVector;
   static constexpr int kMask = kV + kTiling.NBlock() * kVector;
-  static constexpr int kBytes = kMask + kTiling.NBlock() * 4;
+  static constexpr int kLse = kMask + kTiling.NBlock() * 4;
+  static constexpr int kDelta = kLse + kTiling.MBlock() * 4;
+  static constexpr int kBytes = kDelta + kTiling.MBlock() * 4;
 };
 
 // The bias of a warp's fragment; zero outside the tensor.
@@ -40,20 +41,17 @@ __device__ __forceinline__ void ReadBias(float (&b)[kMTiles][kNTiles][4], const 
         if (at_query >= p.queries || at_key >= p.keys) continue;
         const std::int64_t offset = group * bias.group + head * bias.head + at_query * bias.query +
                                     at_key * bias.key;
-        b[m][n][i] = bias.kind == TermKind::kFloat32
-                         ? static_cast<const float*>(bias.data)[offset]
-                         : static_cast<float>(static_cast<const T*>(bias.data)[offset]);
+        b[m][n][i] = BiasTerm<T>(p, offset);
       }
     }
   }
 }
 
-template <typename T, int kDim>
-__global__ __launch_bounds__(BiasTiling(sizeof(T), kDim).Threads(),
-                             BiasTiling(sizeof(T), kDim).min_blocks)
-    void AttentionBiasGradientKernel(const __grid_constant__ AttentionParams p) {
-  using Layout = BiasGradientLayout<T, kDim>;
-  constexpr BiasGradientTiling kTiling = BiasTiling(sizeof(T), kDim);
+template <typename T, int kDim, typename Tiling>
+__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionBiasGradientKernel(
+    const __grid_constant__ AttentionParams p) {
+  constexpr BiasGradientTiling kTiling = Tiling::kValue;
+  using Layout = BiasGradientLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
   constexpr int kNTiles = kTiling.n_tiles;
   constexpr int kKTiles = kDim / 16;
@@ -81,55 +79,75 @@ __global__ __launch_bounds__(BiasTiling(sizeof(T), kDim).Threads(),
   ReadBias<T>(bias, p, group, head, query_tile + warp_query, key_tile + warp_key);
   float gradient[kMTiles][kNTiles][4] = {};
 
-  auto fetch = [&](std::int64_t row) {
-    char* stage = shared + (kTiling.stages == 2 ? (row & 1) * Layout::kBytes : 0);
-    const RowIndex at(p, group, row);
-    auto load = [&](int offset, const AttentionOperand& operand, auto rows, int start, int length) {
-      LoadTile<T, decltype(rows)::value, kDim, kTiling.Threads()>(
-          reinterpret_cast<T*>(stage + offset),
-          RowBase<const T>(operand, at, head) + start * operand.token, operand.token, length - start,
-          p.dim, operand.aligned);
-    };
-    const std::integral_constant<int, kTiling.MBlock()> queries;
-    const std::integral_constant<int, kTiling.NBlock()> keys;
-    load(Layout::kQ, p.q, queries, query_tile, p.queries);
-    load(Layout::kDout, p.dout, queries, query_tile, p.queries);
-    load(Layout::kK, p.k, keys, key_tile, p.keys);
-    load(Layout::kV, p.v, keys, key_tile, p.keys);
-    auto* mask = reinterpret_cast<float*>(stage + Layout::kMask);
-    for (int key = static_cast<int>(threadIdx.x); key < kTiling.NBlock(); key += kTiling.Threads()) {
-      mask[key] = MaskTerm<T>(p, at, key_tile + key);
+  // Everything that changes from row to row moves by a row's stride, or to the next batch's first row.
+  const int thread = static_cast<int>(threadIdx.x);
+  const RowIndex first(p, group, first_row);
+  std::int64_t row_in_batch = first.row;
+  TileLoader<T, kTiling.MBlock(), kDim, kTiling.Threads()> q_loader(
+      RowBase<const T>(p.q, first, head) + query_tile * p.q.token, p.q.token, thread);
+  TileLoader<T, kTiling.MBlock(), kDim, kTiling.Threads()> dout_loader(
+      RowBase<const T>(p.dout, first, head) + query_tile * p.dout.token, p.dout.token, thread);
+  TileLoader<T, kTiling.NBlock(), kDim, kTiling.Threads()> k_loader(
+      RowBase<const T>(p.k, first, head) + key_tile * p.k.token, p.k.token, thread);
+  TileLoader<T, kTiling.NBlock(), kDim, kTiling.Threads()> v_loader(
+      RowBase<const T>(p.v, first, head) + key_tile * p.v.token, p.v.token, thread);
+  std::int64_t mask_base = MaskBase(p, first);
+  std::int64_t statistic = StatisticBase(p, first, head) + query_tile;
+  static_assert(kTiling.Threads() >= kTiling.MBlock() && kTiling.Threads() >= kTiling.NBlock());
+
+  auto fetch = [&](char* stage) {
+    auto tile = [&](int offset) { return reinterpret_cast<T*>(stage + offset); };
+    q_loader.Load(tile(Layout::kQ), p.q.token, p.queries - query_tile, p.dim, p.q.aligned, thread);
+    dout_loader.Load(tile(Layout::kDout), p.dout.token, p.queries - query_tile, p.dim, p.dout.aligned, thread);
+    k_loader.Load(tile(Layout::kK), p.k.token, p.keys - key_tile, p.dim, p.k.aligned, thread);
+    v_loader.Load(tile(Layout::kV), p.v.token, p.keys - key_tile, p.dim, p.v.aligned, thread);
+    if (thread < kTiling.NBlock()) {
+      reinterpret_cast<float*>(stage + Layout::kMask)[thread] = MaskTerm<T>(p, mask_base, key_tile + thread);
+    }
+    if (thread < kTiling.MBlock()) {
+      const int valid = query_tile + thread < p.queries ? 4 : 0;
+      CopyAsync4(SharedAddress(stage + Layout::kLse + thread * 4), p.lse + statistic + thread, valid);
+      CopyAsync4(SharedAddress(stage + Layout::kDelta + thread * 4), p.delta + statistic + thread, valid);
     }
     CopyAsyncCommit();
+    const bool wraps = ++row_in_batch == p.batch_rows;
+    if (wraps) row_in_batch = 0;
+    auto step = [&](std::int64_t batch, std::int64_t row) { return wraps ? batch - (p.batch_rows - 1) * row : row; };
+    q_loader.Advance(step(p.q.batch, p.q.row));
+    dout_loader.Advance(step(p.dout.batch, p.dout.row));
+    k_loader.Advance(step(p.k.batch, p.k.row));
+    v_loader.Advance(step(p.v.batch, p.v.row));
+    mask_base += step(p.mask.batch, p.mask.row);
+    statistic += static_cast<std::int64_t>(p.heads) * p.queries;
   };
+  auto stage_of = [&](std::int64_t row) { return shared + (kTiling.stages == 2 ? (row & 1) * Layout::kBytes : 0); };
 
-  if (kTiling.stages == 2 && first_row < last_row) fetch(first_row);
-  for (std::int64_t row = first_row; row < last_row; ++row) {
+#pragma unroll 1
+  for (std::int64_t row = first_row - (kTiling.stages - 1); row < last_row; ++row) {
     if (kTiling.stages == 1) {
       __syncthreads();
-      fetch(row);
+      fetch(stage_of(row));
     }
     CopyAsyncWait<0>();
     __syncthreads();
-    if (kTiling.stages == 2 && row + 1 < last_row) fetch(row + 1);
-    const char* stage = shared + (kTiling.stages == 2 ? (row & 1) * Layout::kBytes : 0);
+    if (kTiling.stages == 2 && row + 1 < last_row) fetch(stage_of(row + 1));
+    if (row < first_row) continue;
+    const char* stage = stage_of(row);
     const T* q = reinterpret_cast<const T*>(stage + Layout::kQ) + warp_query * kPitch;
     const T* dout = reinterpret_cast<const T*>(stage + Layout::kDout) + warp_query * kPitch;
     const T* k = reinterpret_cast<const T*>(stage + Layout::kK) + warp_key * kPitch;
     const T* v = reinterpret_cast<const T*>(stage + Layout::kV) + warp_key * kPitch;
     const float* mask = reinterpret_cast<const float*>(stage + Layout::kMask) + warp_key;
 
-    const RowIndex at(p, group, row);
-    const std::int64_t statistic = StatisticBase(p, at, head);
-    float shift[kMTiles][2], delta[kMTiles][2];
+    float lse[kMTiles][2], delta[kMTiles][2];
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int query = query_tile + warp_query + m * 16 + half * 8 + LaneId() / 4;
-        const bool inside = query < p.queries;
-        shift[m][half] = inside ? -p.lse[statistic + query] * kLog2E : -kInfinity;
-        delta[m][half] = inside ? p.delta[statistic + query] : 0.0F;
+        const int query = warp_query + m * 16 + half * 8 + LaneId() / 4;
+        const bool in_tensor = query_tile + query < p.queries;
+        lse[m][half] = in_tensor ? reinterpret_cast<const float*>(stage + Layout::kLse)[query] : kInfinity;
+        delta[m][half] = reinterpret_cast<const float*>(stage + Layout::kDelta)[query];
       }
     }
     float s[kMTiles][kNTiles][4] = {};
@@ -156,7 +174,7 @@ __global__ __launch_bounds__(BiasTiling(sizeof(T), kDim).Threads(),
       }
     }
     if (AnyTerm<kNTiles * 8>(mask)) AddColumnTerm(s, mask);
-    ScoreGradientByQuery(s, dp, shift, delta);
+    ScoreGradientByQuery<T>(s, dp, lse, delta);
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -188,14 +206,13 @@ __global__ __launch_bounds__(BiasTiling(sizeof(T), kDim).Threads(),
   }
 }
 
-template <typename T, int kDim>
+template <typename T, int kDim, BiasGradientTiling kTiling>
 void LaunchBiasGradient(const AttentionParams& p, cudaStream_t stream) {
-  constexpr BiasGradientTiling kTiling = BiasTiling(sizeof(T), kDim);
   const std::int64_t query_tiles = (p.queries + kTiling.MBlock() - 1) / kTiling.MBlock();
   const std::int64_t key_tiles = (p.keys + kTiling.NBlock() - 1) / kTiling.NBlock();
-  LaunchKernel("evo_attention backward dBias (cuda sm80)", AttentionBiasGradientKernel<T, kDim>,
+  LaunchKernel("evo_attention backward dBias (cuda sm80)", AttentionBiasGradientKernel<T, kDim, BiasGradientTilingOf<kTiling>>,
                query_tiles * key_tiles * p.heads * p.groups * p.row_chunks, kTiling.Threads(),
-               kTiling.stages * BiasGradientLayout<T, kDim>::kBytes, stream, p);
+               kTiling.stages * BiasGradientLayout<T, kDim, kTiling>::kBytes, stream, p);
 }
 
 }  // namespace megafold::cuda

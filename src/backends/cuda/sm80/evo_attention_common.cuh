@@ -19,6 +19,7 @@ inline constexpr float kInfinity = __builtin_huge_valf();
 // Row `row` of a group as a (batch, row of the batch) pair.
 struct RowIndex {
   std::int64_t batch, row;
+  __device__ RowIndex(std::int64_t batch_index, std::int64_t row_index) : batch(batch_index), row(row_index) {}
   __device__ RowIndex(const AttentionParams& p, std::int64_t group, std::int64_t index) {
     if (p.rows == p.batch_rows) {
       batch = group;
@@ -36,17 +37,21 @@ __device__ __forceinline__ T* RowBase(const AttentionOperand& operand, const Row
          head * operand.head;
 }
 
+__device__ __forceinline__ std::int64_t MaskBase(const AttentionParams& p, const RowIndex& at) {
+  return at.batch * p.mask.batch + at.row * p.mask.row;
+}
+
 // Offset of query 0 in lse and delta.
 __device__ __forceinline__ std::int64_t StatisticBase(const AttentionParams& p, const RowIndex& at,
                                                       int head) {
   return ((at.batch * p.batch_rows + at.row) * p.heads + head) * p.queries;
 }
 
-// What the mask adds to the scores of `key`; -inf past the last key.
+// What the mask adds to the scores of `key`; -inf past the last key. `row` is where the row's mask begins.
 template <typename T>
-__device__ __forceinline__ float MaskTerm(const AttentionParams& p, const RowIndex& at, int key) {
+__device__ __forceinline__ float MaskTerm(const AttentionParams& p, std::int64_t row, int key) {
   if (key >= p.keys) return -kInfinity;
-  const std::int64_t offset = at.batch * p.mask.batch + at.row * p.mask.row + key * p.mask.key;
+  const std::int64_t offset = row + key * p.mask.key;
   switch (p.mask.kind) {
     case TermKind::kNone: return 0.0F;
     case TermKind::kBool: return static_cast<const bool*>(p.mask.data)[offset] ? 0.0F : -kInfinity;
@@ -57,26 +62,77 @@ __device__ __forceinline__ float MaskTerm(const AttentionParams& p, const RowInd
   return 0.0F;
 }
 
-// A tile of bias, rows are queries, in the type that it has in memory.
-template <typename T, int kQueries, int kKeys, int kPitch, int kThreads>
-__device__ __forceinline__ void LoadBias(void* tile, const AttentionParams& p, std::int64_t group,
-                                         int head, int query, int key) {
-  const AttentionBias& bias = p.bias;
-  const std::int64_t offset = group * bias.group + head * bias.head + query * bias.query +
-                              static_cast<std::int64_t>(key) * bias.key;
-  if (bias.kind == TermKind::kFloat32) {
-    LoadTerm<4, kQueries, kKeys, kPitch, kThreads>(
-        tile, static_cast<const float*>(bias.data) + offset, bias.query, bias.key,
-        p.queries - query, p.keys - key, bias.aligned);
-  } else if (bias.kind == TermKind::kStorage) {
-    LoadTerm<static_cast<int>(sizeof(T)), kQueries, kKeys, kPitch, kThreads>(
-        tile, static_cast<const T*>(bias.data) + offset, bias.query, bias.key, p.queries - query,
-        p.keys - key, bias.aligned);
-  }
+// The bias at an offset in elements.
+template <typename T>
+__device__ __forceinline__ float BiasTerm(const AttentionParams& p, std::int64_t offset) {
+  if (p.bias.kind == TermKind::kNone) return 0.0F;
+  if (p.bias.kind == TermKind::kFloat32) return static_cast<const float*>(p.bias.data)[offset];
+  return static_cast<float>(static_cast<const T*>(p.bias.data)[offset]);
 }
+
+// Elements between the rows of a tile of bias that fragments read without bank conflicts: fragments whose
+// rows are queries read pairs of keys, fragments whose rows are keys read single elements of two queries.
+enum class FragmentRows { kQueries, kKeys };
+__host__ __device__ constexpr int BiasPitch(FragmentRows rows, int keys, int bytes) {
+  return keys + (rows == FragmentRows::kQueries ? 8 : 16 / bytes);
+}
+
+// Tiles of bias, rows are queries, in the type that it has in memory.
+template <typename T, int kQueries, int kKeys, FragmentRows kFragment, int kThreads>
+class BiasLoader {
+ public:
+  __device__ __forceinline__ BiasLoader(const AttentionParams& p, std::int64_t group, int head, int query, int key,
+                                        int thread)
+      : at_(Position(p, group * p.bias.group + head * p.bias.head + query * p.bias.query + key * p.bias.key, thread)) {
+  }
+
+  // Moves by `queries` and `keys`.
+  __device__ __forceinline__ void Advance(const AttentionBias& bias, int queries, int keys) {
+    at_.source += (queries * bias.query + keys * bias.key) * (bias.kind == TermKind::kFloat32 ? 4 : kBytes);
+  }
+
+  __device__ __forceinline__ void Load(void* tile, const AttentionBias& bias, int queries, int keys,
+                                       int thread) const {
+    if (bias.kind == TermKind::kFloat32) {
+      LoadAs<4>(tile, bias, queries, keys, thread);
+    } else if (bias.kind == TermKind::kStorage) {
+      LoadAs<kBytes>(tile, bias, queries, keys, thread);
+    }
+  }
+
+ private:
+  static constexpr int kBytes = static_cast<int>(sizeof(T));
+  template <int kSize>
+  using Loads = VectorLoads<kSize, kQueries, kKeys, BiasPitch(kFragment, kKeys, kSize), kThreads>;
+
+  static __device__ __forceinline__ VectorPosition Position(const AttentionParams& p, std::int64_t offset, int thread) {
+    const auto* const data = static_cast<const char*>(p.bias.data);
+    if (p.bias.kind == TermKind::kFloat32) return Loads<4>::Position(data + offset * 4, p.bias.query, thread);
+    return Loads<kBytes>::Position(data + offset * kBytes, p.bias.query, thread);
+  }
+  template <int kSize>
+  __device__ __forceinline__ void LoadAs(void* tile, const AttentionBias& bias, int queries, int keys,
+                                         int thread) const {
+    if (bias.aligned) {
+      Loads<kSize>::Run(at_, SharedAddress(tile), bias.query, queries, keys);
+    } else {
+      LoadElements<kSize>(tile, BiasPitch(kFragment, kKeys, kSize), kQueries, kKeys, at_.Tile(bias.query, kSize),
+                          bias.query, bias.key, queries, keys, thread, kThreads);
+    }
+  }
+
+  VectorPosition at_;
+};
 
 __host__ __device__ inline int BiasBytes(const AttentionParams& p, int storage_bytes) {
   return p.bias.kind == TermKind::kNone ? 0 : p.bias.kind == TermKind::kFloat32 ? 4 : storage_bytes;
+}
+
+// Shared memory of a tile of bias.
+__host__ __device__ inline int BiasTileBytes(const AttentionParams& p, int storage_bytes, int queries,
+                                             int keys, FragmentRows fragment) {
+  const int bytes = BiasBytes(p, storage_bytes);
+  return bytes == 0 ? 0 : queries * BiasPitch(fragment, keys, bytes) * bytes;
 }
 
 __device__ __forceinline__ float2 ToFloat2(__nv_bfloat162 x) { return __bfloat1622float2(x); }
@@ -101,14 +157,15 @@ __device__ __forceinline__ float2 ReadPair(const T* source) {
   }
 }
 
-// x = scale * s + bias for a fragment whose rows are queries; `tile` points at row 0, column 0 of the
-// warp's part of the bias tile.
-template <typename T, int kMTiles, int kNTiles, int kPitch>
-__device__ __forceinline__ void ApplyBias(float (&s)[kMTiles][kNTiles][4], const void* tile,
-                                          int offset, TermKind kind, float scale) {
+// x = scale * s + bias for a fragment whose rows are queries; (row, column) is where the warp's part of
+// the bias tile begins.
+template <typename T, int kMTiles, int kNTiles, int kKeys>
+__device__ __forceinline__ void ApplyBias(float (&s)[kMTiles][kNTiles][4], const void* tile, int row,
+                                          int column, TermKind kind, float scale) {
   const int lane = LaneId();
-  const int at = offset + (lane / 4) * kPitch + (lane % 4) * 2;
-  auto apply = [&]<typename Element>(const Element* source) {
+  auto apply = [&]<typename Element>(const Element* base) {
+    constexpr int kPitch = BiasPitch(FragmentRows::kQueries, kKeys, sizeof(Element));
+    const Element* source = base + (row + lane / 4) * kPitch + column + (lane % 4) * 2;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -123,9 +180,9 @@ __device__ __forceinline__ void ApplyBias(float (&s)[kMTiles][kNTiles][4], const
     }
   };
   if (kind == TermKind::kFloat32) {
-    apply(static_cast<const float*>(tile) + at);
+    apply(static_cast<const float*>(tile));
   } else if (kind == TermKind::kStorage) {
-    apply(static_cast<const T*>(tile) + at);
+    apply(static_cast<const T*>(tile));
   } else {
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
@@ -162,6 +219,16 @@ __device__ __forceinline__ bool AnyTerm(const float* term) {
 #pragma unroll
   for (int i = LaneId(); i < kCount; i += 32) any |= term[i] != 0.0F;
   return __any_sync(0xFFFFFFFFU, any) != 0;
+}
+
+// 2^(x log2(e) - m log2(e)). float32 subtracts first: the rounding of a large product would show.
+template <typename T>
+__device__ __forceinline__ float ExpDifference(float x, float m) {
+  if constexpr (sizeof(T) == 4) {
+    return Exp2((x - m) * kLog2E);
+  } else {
+    return Exp2(fmaf(x, kLog2E, -m * kLog2E));
+  }
 }
 
 template <typename T>

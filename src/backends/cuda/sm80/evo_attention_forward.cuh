@@ -18,7 +18,7 @@ struct SoftmaxState {
 };
 
 // Turns scores into p and updates maximum, sum and the accumulators that depend on them.
-template <int kMTiles, int kNTiles, int kOTiles>
+template <typename T, int kMTiles, int kNTiles, int kOTiles>
 __device__ __forceinline__ void OnlineSoftmax(float (&s)[kMTiles][kNTiles][4],
                                               SoftmaxState<kMTiles>& state,
                                               float (&out)[kMTiles][kOTiles][4]) {
@@ -62,13 +62,12 @@ __device__ __forceinline__ void OnlineSoftmax(float (&s)[kMTiles][kNTiles][4],
   for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float shift =
-          state.maximum[m][half] == -kInfinity ? 0.0F : -state.maximum[m][half] * kLog2E;
+      const float shift = state.maximum[m][half] == -kInfinity ? 0.0F : state.maximum[m][half];
 #pragma unroll
       for (int n = 0; n < kNTiles; ++n) {
 #pragma unroll
         for (int i = half * 2; i < half * 2 + 2; ++i) {
-          s[m][n][i] = Exp2(fmaf(s[m][n][i], kLog2E, shift));
+          s[m][n][i] = ExpDifference<T>(s[m][n][i], shift);
           state.sum[m][half] += s[m][n][i];
         }
       }
@@ -76,11 +75,10 @@ __device__ __forceinline__ void OnlineSoftmax(float (&s)[kMTiles][kNTiles][4],
   }
 }
 
-template <typename T, int kDim, AttentionShape kShape>
-__global__ __launch_bounds__(ForwardTiling(kShape, sizeof(T), kDim).Threads(),
-                             ForwardTiling(kShape, sizeof(T), kDim).min_blocks)
-    void AttentionForwardKernel(const __grid_constant__ AttentionParams p, int stage_bytes) {
-  constexpr AttentionTiling kTiling = ForwardTiling(kShape, sizeof(T), kDim);
+template <typename T, int kDim, typename Tiling>
+__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionForwardKernel(
+    const __grid_constant__ AttentionParams p, int stage_bytes) {
+  constexpr AttentionTiling kTiling = Tiling::kValue;
   using Layout = StreamLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
   constexpr int kNTiles = kTiling.n_step / 8;
@@ -92,8 +90,9 @@ __global__ __launch_bounds__(ForwardTiling(kShape, sizeof(T), kDim).Threads(),
   const int warp_row = warp / kTiling.m_warps;
   const int warp_query = warp % kTiling.m_warps * kMTiles * 16;  // in the block's tile
   const int first_query = place.tile + warp_query;
-  const bool active = place.row + warp_row < p.rows && first_query < p.queries;
-  const RowIndex at(p, place.group, active ? place.row + warp_row : place.row);
+  const bool inside = place.row + warp_row < p.rows;
+  const bool active = inside && first_query < p.queries;
+  const RowIndex at(p, place.group, inside ? place.row + warp_row : place.row);
 
   typename Mma<T>::A q[kMTiles][kDim / 16];
   LoadStationary<T>(q, RowBase<const T>(p.q, at, place.head) + first_query * p.q.token, p.q.token,
@@ -110,26 +109,27 @@ __global__ __launch_bounds__(ForwardTiling(kShape, sizeof(T), kDim).Threads(),
   }
 
   const int tiles = (p.keys + kTiling.n_block - 1) / kTiling.n_block;
-  MaskPrefetch<T, kTiling> mask;
-  auto fetch = [&](int tile) {
-    char* stage = shared + (tile & 1) * stage_bytes;
-    const int key = tile * kTiling.n_block;
-    LoadStream<T, kDim, kTiling>(stage, p, p.k, p.v, place, key, p.keys);
-    LoadBias<T, kTiling.MBlock(), kTiling.n_block, Layout::kBiasPitchByQuery, kTiling.Threads()>(
-        stage + Layout::kBias, p, place.group, place.head, place.tile, key);
-    mask.Store(reinterpret_cast<float*>(stage + Layout::kTerms));
-    CopyAsyncCommit();
-    if (tile + 1 < tiles) mask.Load(p, place, key + kTiling.n_block);
-  };
-  if (tiles > 0) {
-    mask.Load(p, place, 0);
-    fetch(0);
-  }
-  for (int tile = 0; tile < tiles; ++tile) {
+  StreamLoader<T, kDim, kTiling> stream(p.k, p.v, at, place.head, warp_row, inside);
+  BiasLoader<T, kTiling.MBlock(), kTiling.n_block, FragmentRows::kQueries, kTiling.Threads()> bias(
+      p, place.group, place.head, place.tile, 0, static_cast<int>(threadIdx.x));
+  MaskLoader<T, kTiling> mask(p, at, warp_row);
+  mask.Read(p, 0);
+  // One step ahead of the tile that is worked on.
+#pragma unroll 1
+  for (int tile = -1; tile < tiles; ++tile) {
     CopyAsyncWait<0>();
     __syncthreads();
-    if (tile + 1 < tiles) fetch(tile + 1);
-    if (!active) continue;
+    if (tile + 1 < tiles) {
+      char* stage = shared + ((tile + 1) & 1) * stage_bytes;
+      const int key = (tile + 1) * kTiling.n_block;
+      stream.Next(stage, p.k, p.v, p.keys - key, p.dim);
+      bias.Load(stage + Layout::kBias, p.bias, p.queries - place.tile, p.keys - key, static_cast<int>(threadIdx.x));
+      bias.Advance(p.bias, 0, kTiling.n_block);
+      mask.Store(reinterpret_cast<float*>(stage + Layout::kTerms));
+      CopyAsyncCommit();
+      mask.Read(p, key + kTiling.n_block);
+    }
+    if (tile < 0 || !active) continue;
     const char* stage = shared + (tile & 1) * stage_bytes;
     const T* k = reinterpret_cast<const T*>(stage + Layout::kFirst + warp_row * Layout::kTile);
     const T* v = reinterpret_cast<const T*>(stage + Layout::kSecond + warp_row * Layout::kTile);
@@ -140,11 +140,10 @@ __global__ __launch_bounds__(ForwardTiling(kShape, sizeof(T), kDim).Threads(),
     for (int step = 0; step < kTiling.n_block; step += kTiling.n_step) {
       float s[kMTiles][kNTiles][4] = {};
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch);
-      ApplyBias<T, kMTiles, kNTiles, Layout::kBiasPitchByQuery>(
-          s, stage + Layout::kBias, warp_query * Layout::kBiasPitchByQuery + step, p.bias.kind,
-          p.scale);
+      ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(
+          s, stage + Layout::kBias, warp_query, step, p.bias.kind, p.scale);
       if (masked) AddColumnTerm(s, terms + step);
-      OnlineSoftmax(s, state, out);
+      OnlineSoftmax<T>(s, state, out);
       MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(out, s, v + step * kPitch);
     }
   }
@@ -170,13 +169,12 @@ __global__ __launch_bounds__(ForwardTiling(kShape, sizeof(T), kDim).Threads(),
             p.queries - first_query, p.dim, out, factor);
 }
 
-template <typename T, int kDim, AttentionShape kShape>
+template <typename T, int kDim, AttentionTiling kTiling>
 void LaunchForward(const AttentionParams& p, cudaStream_t stream) {
-  constexpr AttentionTiling kTiling = ForwardTiling(kShape, sizeof(T), kDim);
   using Layout = StreamLayout<T, kDim, kTiling>;
-  const int stage_bytes = Layout::kBias + kTiling.MBlock() * Layout::kBiasPitchByQuery *
-                                              BiasBytes(p, sizeof(T));
-  LaunchKernel("evo_attention forward (cuda sm80)", AttentionForwardKernel<T, kDim, kShape>,
+  const int stage_bytes =
+      Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.MBlock(), kTiling.n_block, FragmentRows::kQueries);
+  LaunchKernel("evo_attention forward (cuda sm80)", AttentionForwardKernel<T, kDim, AttentionTilingOf<kTiling>>,
                BlockCount(p, p.queries, kTiling), kTiling.Threads(), 2 * stage_bytes, stream, p,
                stage_bytes);
 }

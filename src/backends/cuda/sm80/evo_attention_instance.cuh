@@ -36,15 +36,17 @@ template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::Forward(const AttentionParams& p, cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
   WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries), [&](auto shape) {
-    LaunchForward<T, kDim, decltype(shape)::value>(p, stream);
+    LaunchForward<T, kDim, ForwardTiling(decltype(shape)::value, sizeof(T), kDim)>(p, stream);
   });
 }
 
 template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::BackwardKeys(const AttentionParams& p, cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
-  WithShape<sizeof(T), kDim>(ChooseShape(p, p.keys), [&](auto shape) {
-    LaunchBackwardKeys<T, kDim, decltype(shape)::value>(p, stream);
+  // Few queries to walk over want short tiles of them.
+  const AttentionShape shape = p.queries <= 32 ? AttentionShape::kWindow : ChooseShape(p, p.keys);
+  WithShape<sizeof(T), kDim>(shape, [&](auto constant) {
+    LaunchBackwardKeys<T, kDim, KeysTiling(decltype(constant)::value, sizeof(T), kDim)>(p, stream);
   });
 }
 
@@ -52,13 +54,17 @@ template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::BackwardQueries(const AttentionParams& p, cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
   WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries), [&](auto shape) {
-    LaunchBackwardQueries<T, kDim, decltype(shape)::value>(p, stream);
+    LaunchBackwardQueries<T, kDim, QueriesTiling(decltype(shape)::value, sizeof(T), kDim)>(p, stream);
   });
 }
 
 template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::BackwardBias(const AttentionParams& p, cudaStream_t stream) {
-  LaunchBiasGradient<typename ElementOf<kType>::Type, kDim>(p, stream);
+  using T = typename ElementOf<kType>::Type;
+  if (!IsWide(sizeof(T), kDim) && p.queries <= 32) {
+    return LaunchBiasGradient<T, kDim, BiasTiling(AttentionShape::kWindow, sizeof(T), kDim)>(p, stream);
+  }
+  LaunchBiasGradient<T, kDim, BiasTiling(AttentionShape::kSingle, sizeof(T), kDim)>(p, stream);
 }
 
 }  // namespace megafold::cuda

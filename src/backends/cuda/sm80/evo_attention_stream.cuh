@@ -16,8 +16,6 @@ struct StreamLayout {
   static constexpr int kSecond = kTiling.row_warps * kTile;       // V or dO of each row
   static constexpr int kTerms = 2 * kSecond;                      // one or two floats a vector
   static constexpr int kBias = kTerms + kTiling.row_warps * kTiling.n_block * 8;
-  static constexpr int kBiasPitchByQuery = kTiling.n_block + 8;   // rows of n_block keys
-  static constexpr int kBiasPitchByKey = kTiling.MBlock() + 4;    // rows of MBlock() keys
 };
 
 // Where a block works: the tile of the side it keeps, its rows and its head.
@@ -43,55 +41,64 @@ inline std::int64_t BlockCount(const AttentionParams& p, int length, const Atten
   return tiles * row_blocks * p.heads * p.groups;
 }
 
-// The tiles of K and V, or of Q and dO, of every row of the block.
+// The tiles of two operands (K and V, or Q and dO) of one row, loaded by the warps that work on the row.
 template <typename T, int kDim, AttentionTiling kTiling>
-__device__ __forceinline__ void LoadStream(char* stage, const AttentionParams& p,
-                                           const AttentionOperand& first,
-                                           const AttentionOperand& second, const BlockPlace& place,
-                                           int start, int length) {
-  using Layout = StreamLayout<T, kDim, kTiling>;
-#pragma unroll
-  for (int r = 0; r < kTiling.row_warps; ++r) {
-    const bool inside = place.row + r < p.rows;
-    const RowIndex at(p, place.group, inside ? place.row + r : place.row);
-    const int count = inside ? length - start : 0;
-    LoadTile<T, kTiling.n_block, kDim, kTiling.Threads()>(
-        reinterpret_cast<T*>(stage + Layout::kFirst + r * Layout::kTile),
-        RowBase<const T>(first, at, place.head) + start * first.token, first.token, count, p.dim,
-        first.aligned);
-    LoadTile<T, kTiling.n_block, kDim, kTiling.Threads()>(
-        reinterpret_cast<T*>(stage + Layout::kSecond + r * Layout::kTile),
-        RowBase<const T>(second, at, place.head) + start * second.token, second.token, count, p.dim,
-        second.aligned);
+class StreamLoader {
+ public:
+  __device__ __forceinline__ StreamLoader(const AttentionOperand& first, const AttentionOperand& second,
+                                          const RowIndex& at, int head, int row,
+                                          bool inside)
+      : thread_(static_cast<int>(threadIdx.x) % kThreads), row_(row), inside_(inside),
+        first_(RowBase<const T>(first, at, head), first.token, thread_),
+        second_(RowBase<const T>(second, at, head), second.token, thread_) {}
+
+  // Loads the next tile, of which `count` vectors are inside.
+  __device__ __forceinline__ void Next(char* stage, const AttentionOperand& first, const AttentionOperand& second,
+                                       int count, int dim) {
+    const int rows = inside_ ? count : 0;
+    first_.Load(reinterpret_cast<T*>(stage + Layout::kFirst + row_ * Layout::kTile), first.token, rows, dim,
+                first.aligned, thread_);
+    second_.Load(reinterpret_cast<T*>(stage + Layout::kSecond + row_ * Layout::kTile), second.token, rows, dim,
+                 second.aligned, thread_);
+    first_.Advance(kTiling.n_block * first.token);
+    second_.Advance(kTiling.n_block * second.token);
   }
-}
 
-// The mask terms of a tile of keys, a value or more a thread, held in registers until the tile's stage
-// in shared memory is free.
+ private:
+  using Layout = StreamLayout<T, kDim, kTiling>;
+  static constexpr int kThreads = kTiling.m_warps * 32;
+  int thread_, row_;
+  bool inside_;
+  TileLoader<T, kTiling.n_block, kDim, kThreads> first_, second_;
+};
+
+// The mask terms of the tiles of keys of one row, a value or more a thread, held in registers until the tile's stage in
+// shared memory is free.
 template <typename T, AttentionTiling kTiling>
-struct MaskPrefetch {
-  static constexpr int kTotal = kTiling.row_warps * kTiling.n_block;
-  static constexpr int kEach = (kTotal + kTiling.Threads() - 1) / kTiling.Threads();
-  float value[kEach];
+class MaskLoader {
+ public:
+  __device__ __forceinline__ MaskLoader(const AttentionParams& p, const RowIndex& at, int row)
+      : key_(static_cast<int>(threadIdx.x) % kThreads), row_(row),
+        offset_(MaskBase(p, at)) {}
 
-  __device__ __forceinline__ void Load(const AttentionParams& p, const BlockPlace& place, int start) {
+  __device__ __forceinline__ void Read(const AttentionParams& p, int start) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int index = static_cast<int>(threadIdx.x) + i * kTiling.Threads();
-      const std::int64_t row = place.row + index / kTiling.n_block;
-      value[i] = 0.0F;
-      if (index < kTotal && row < p.rows) {
-        value[i] = MaskTerm<T>(p, RowIndex(p, place.group, row), start + index % kTiling.n_block);
-      }
-    }
+    for (int i = 0; i < kEach; ++i) value_[i] = MaskTerm<T>(p, offset_, start + key_ + i * kThreads);
   }
   __device__ __forceinline__ void Store(float* terms) const {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      const int index = static_cast<int>(threadIdx.x) + i * kTiling.Threads();
-      if (index < kTotal) terms[index] = value[i];
+      const int key = key_ + i * kThreads;
+      if (key < kTiling.n_block) terms[row_ * kTiling.n_block + key] = value_[i];
     }
   }
+
+ private:
+  static constexpr int kThreads = kTiling.m_warps * 32;
+  static constexpr int kEach = (kTiling.n_block + kThreads - 1) / kThreads;
+  int key_, row_;
+  std::int64_t offset_;
+  float value_[kEach];
 };
 
 }  // namespace megafold::cuda

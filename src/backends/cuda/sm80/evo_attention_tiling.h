@@ -25,6 +25,22 @@ struct BiasGradientTiling {
   constexpr int Threads() const { return m_warps * n_warps * 32; }
 };
 
+// A tiling as a type. nvcc cannot name kernels whose template arguments are values of class type.
+template <int kMTiles, int kMWarps, int kRowWarps, int kNBlock, int kNStep, int kMinBlocks>
+struct AttentionTilingType {
+  static constexpr AttentionTiling kValue{kMTiles, kMWarps, kRowWarps, kNBlock, kNStep, kMinBlocks};
+};
+template <int kMTiles, int kMWarps, int kNTiles, int kNWarps, int kStages, int kMinBlocks>
+struct BiasGradientTilingType {
+  static constexpr BiasGradientTiling kValue{kMTiles, kMWarps, kNTiles, kNWarps, kStages, kMinBlocks};
+};
+template <AttentionTiling kT>
+using AttentionTilingOf =
+    AttentionTilingType<kT.m_tiles, kT.m_warps, kT.row_warps, kT.n_block, kT.n_step, kT.min_blocks>;
+template <BiasGradientTiling kT>
+using BiasGradientTilingOf =
+    BiasGradientTilingType<kT.m_tiles, kT.m_warps, kT.n_tiles, kT.n_warps, kT.stages, kT.min_blocks>;
+
 enum class AttentionShape {
   kShared,  // many queries, several rows share each bias tile
   kSingle,  // one row to a block
@@ -48,23 +64,38 @@ constexpr AttentionTiling ForwardTiling(AttentionShape shape, int element_bytes,
   return {};
 }
 
-constexpr AttentionTiling BackwardTiling(AttentionShape shape, int element_bytes, int dim) {
+// dK and dV: a block keeps keys and walks over queries.
+constexpr AttentionTiling KeysTiling(AttentionShape shape, int element_bytes, int dim) {
   if (IsWide(element_bytes, dim)) {
     return {.m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
   }
   switch (shape) {
     case AttentionShape::kShared:
-      return dim <= 32 ? AttentionTiling{2, 4, 2, 64, 32, 1} : AttentionTiling{1, 4, 2, 64, 32, 1};
+      return dim <= 32 ? AttentionTiling{2, 4, 1, 64, 32, 2} : AttentionTiling{1, 4, 1, 64, 32, 2};
+    case AttentionShape::kSingle: return {1, 4, 1, 64, 32, 2};
+    case AttentionShape::kWindow: return {1, 2, 2, 32, 32, 2};
+  }
+  return {};
+}
+
+// dQ: a block keeps queries and walks over keys.
+constexpr AttentionTiling QueriesTiling(AttentionShape shape, int element_bytes, int dim) {
+  if (IsWide(element_bytes, dim)) {
+    return {.m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
+  }
+  switch (shape) {
+    case AttentionShape::kShared:
+      return dim <= 32 ? AttentionTiling{1, 4, 2, 64, 32, 2} : AttentionTiling{1, 4, 1, 64, 32, dim <= 48 ? 3 : 2};
     case AttentionShape::kSingle: return {1, 4, 1, 64, 32, 2};
     case AttentionShape::kWindow: return {1, 2, 2, 64, 32, 2};
   }
   return {};
 }
 
-constexpr BiasGradientTiling BiasTiling(int element_bytes, int dim) {
+constexpr BiasGradientTiling BiasTiling(AttentionShape shape, int element_bytes, int dim) {
   if (element_bytes == 4) return {1, 2, 2, 2, 1, 1};
   if (dim > 64) return {1, 4, 4, 2, 1, 1};
-  return {2, 4, 4, 2, 2, 1};
+  return shape == AttentionShape::kWindow ? BiasGradientTiling{2, 1, 4, 4, 2, 2} : BiasGradientTiling{1, 4, 4, 2, 2, 2};
 }
 
 // `queries` is the length of the side that a block keeps.

@@ -1,0 +1,169 @@
+"""Random problems for EvoAttention, their reference in float64 and the rule that results are held to."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import torch
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+RELATIVE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5}
+LENGTHS = (1, 2, 7, 23, 32, 64, 97, 128, 130, 200, 255, 389)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    seed: int
+    dtype: torch.dtype
+    batch: int
+    rows: int
+    queries: int
+    keys: int
+    heads: int
+    dim: int
+    mask: str  # none, bool, float, storage
+    bias: str  # none, float, storage
+    shared_bias: bool
+    layout: str  # plain, packed (q, k, v in one tensor), transposed (rows and tokens swapped), odd (16-byte misaligned)
+    gradients: tuple[bool, bool, bool, bool]
+    scale: float
+
+    def name(self) -> str:
+        d = str(self.dtype).removeprefix("torch.")
+        return (f"{self.seed}-{d}-{self.batch}x{self.rows}x{self.queries}x{self.keys}x{self.heads}x{self.dim}"
+                f"-mask_{self.mask}-bias_{self.bias}{'_shared' if self.shared_bias else ''}-{self.layout}")
+
+
+def random_case(seed: int, small: bool = False) -> Case:
+    r = random.Random(seed)
+    lengths = [n for n in LENGTHS if n < 70] if small else LENGTHS
+    use = r.choice(("single", "triangle", "row", "column", "window", "diffusion"))
+    n = r.choice((r.choice(lengths), r.randint(1, 64 if small else 300)))
+    queries, keys = n, n
+    batch, rows, bias = r.choice((1, 1, 2, 3)), 1, r.choice(("float", "storage"))
+    if use == "triangle":
+        rows = n if n <= 130 else r.randint(2, 24)
+    elif use in ("row", "column"):
+        rows = r.randint(1, 20)
+        bias = bias if use == "row" else "none"
+    elif use == "window":
+        batch, rows, queries, keys = 1, r.randint(1, 12), r.choice((32, 17)), r.choice((128, 101))
+        bias = r.choice((bias, "none"))
+    elif use == "diffusion":
+        batch = r.randint(2, 6)
+    heads = r.choice((1, 2, 3, 4, 8)) if n < 130 else r.choice((1, 2))
+    return Case(seed, r.choice((*DTYPES, torch.bfloat16)), batch, rows, queries, keys, heads,
+                r.choice((8, 16, 24, 32, 32, 40, 48, 56, 64, 72, 96, 112, 128)),
+                r.choice(("none", "bool", "bool", "float", "storage")), bias,
+                use == "diffusion" or r.random() < 0.3, r.choice(("plain", "packed", "transposed", "odd")),
+                r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))]),
+                r.choice((0.0, 0.0, 0.0, 0.3, 1.0)))
+
+
+def allocate(case: Case, tokens: int, poison: bool, generator: torch.Generator, device) -> torch.Tensor:
+    """A [B, S, tokens, H, D] tensor in the case's layout; what it leaves of its storage stays NaN when poisoned."""
+    b, s, h, d = case.batch, case.rows, case.heads, case.dim
+
+    def fill(*shape: int) -> torch.Tensor:
+        if poison:
+            return torch.full(shape, float("nan"), dtype=case.dtype, device=device)
+        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(case.dtype)
+
+    if case.layout == "packed":
+        return fill(b, s, tokens, 3, h, d)[:, :, :, 1]
+    if case.layout == "transposed":
+        return fill(b, tokens, s, h, d).transpose(1, 2)
+    if case.layout == "odd":
+        return fill(b, s, tokens, h, d + 3)[..., 1:1 + d]
+    return fill(b, s, tokens, h, d)
+
+
+@dataclasses.dataclass
+class Problem:
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    mask: torch.Tensor | None
+    bias: torch.Tensor | None
+    dout: torch.Tensor
+    scale: float
+
+
+def make_problem(case: Case, device: str = "cuda") -> Problem:
+    g = torch.Generator(device=device).manual_seed(case.seed)
+    q = allocate(case, case.queries, False, g, device)
+    k, v = (allocate(case, case.keys, False, g, device) for _ in range(2))
+    dout = allocate(case, case.queries, False, g, device)
+    mask = bias = None
+    shape = (case.batch, case.rows, 1, 1, case.keys)
+    if case.mask != "none":
+        mask = torch.rand(shape, generator=g, device=device) < 0.8
+        if case.rows * case.batch > 1:
+            mask[-1, -1] = False  # a row without keys
+        if case.mask != "bool":
+            keep = mask.clone()
+            keep[..., 0] = True
+            term = torch.randn(shape, generator=g, device=device)
+            mask = torch.where(keep, term, float("-inf")).to(torch.float32 if case.mask == "float" else case.dtype)
+    if case.bias != "none":
+        groups = 1 if case.shared_bias else case.batch
+        bias = torch.randn((groups, 1, case.heads, case.queries, case.keys), generator=g, device=device)
+        bias = bias.to(torch.float32 if case.bias == "float" else case.dtype)
+        if case.seed % 5 == 0:  # keys are not the fastest dimension
+            bias = bias.transpose(-1, -2).contiguous().transpose(-1, -2)
+    return Problem(q, k, v, mask, bias, dout, case.scale or case.dim**-0.5)
+
+
+def attention(q, k, v, mask, bias, scale):
+    """The formula with plain PyTorch operators, in the precision of its inputs."""
+    scores = torch.einsum("bsihd,bsjhd->bshij", q * scale, k)
+    if bias is not None:
+        scores = scores + bias
+    empty = None
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, float("-inf"))
+            empty = ~mask.any(-1, keepdim=True)
+            scores = scores.masked_fill(empty, 0.0)
+        else:
+            scores = scores + mask
+    p = scores.softmax(-1).to(q.dtype)
+    if empty is not None:
+        p = p.masked_fill(empty, 0.0)
+    return torch.einsum("bshij,bsjhd->bsihd", p, v)
+
+
+def plain_result(problem: Problem, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Output and gradients of the formula with every operand in `dtype`."""
+    def leaf(x, to):
+        return None if x is None else x.detach().to(to).requires_grad_(x.dtype != torch.bool)
+
+    q, k, v = (leaf(x, dtype) for x in (problem.q, problem.k, problem.v))
+    bias = None if problem.bias is None else leaf(problem.bias, dtype)
+    mask = problem.mask
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(dtype)
+    out = attention(q, k, v, mask, bias, problem.scale)
+    inputs = [q, k, v] + ([bias] if bias is not None else [])
+    gradients = torch.autograd.grad(out, inputs, problem.dout.to(dtype))
+    return dict(zip(("out", "dq", "dk", "dv", "dbias"), (out.detach(), *gradients)))
+
+
+def violations(name: str, ours: torch.Tensor, plain: torch.Tensor, reference: torch.Tensor,
+               dtype: torch.dtype) -> list[str]:
+    """How `ours` breaks the rule: largest error against the plain operators', and relative norm."""
+    if ours.numel() == 0:
+        return []
+    error = (ours.double() - reference).abs()
+    allowed = 2 * (plain.double() - reference).abs().max().item() + 1e-5
+    found = []
+    worst = error.max().item()
+    if not worst <= allowed:
+        found.append(f"{name}: largest error {worst:.3e}, allowed {allowed:.3e}")
+    # A gradient that cancels to nothing has no relative error: what the first rule lets pass per element passes here too.
+    norm = reference.norm().item()
+    floor = 1e-5 * reference.numel() ** 0.5
+    if not error.norm().item() <= RELATIVE[dtype] * norm + floor:
+        found.append(f"{name}: relative error {error.norm().item() / max(norm, 1e-30):.3e} of norm {norm:.3e}")
+    return found

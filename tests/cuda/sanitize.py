@@ -1,0 +1,44 @@
+"""A few small problems for compute-sanitizer: inputs come from the CPU, so that only our kernels run under it.
+
+    compute-sanitizer --tool memcheck --error-exitcode 9 python tests/cuda/sanitize.py [count]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import torch
+
+from attention_cases import make_problem, random_case
+from attention_run import run
+from attention_shim import Shim, find_library
+
+
+def main() -> None:
+    shim = Shim(find_library())
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    done = 0
+    for seed in range(20_000, 20_000 + count):
+        case = random_case(seed, small=True)
+        case = dataclasses.replace(case, rows=min(case.rows, 6), gradients=(True,) * 4)
+        problem = make_problem(case, "cpu")
+        for field in dataclasses.fields(problem):
+            value = getattr(problem, field.name)
+            if isinstance(value, torch.Tensor):
+                moved = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="cuda")
+                setattr(problem, field.name, moved.copy_(value))
+        for name in shim.names:
+            try:
+                run(shim, name, case, problem)
+            except RuntimeError as error:
+                if not str(error).startswith("unsupported"):
+                    raise
+                continue
+            done += 1
+    torch.cuda.synchronize()
+    print(f"sanitize: {done} calls of {shim.names}")
+
+
+if __name__ == "__main__":
+    main()
