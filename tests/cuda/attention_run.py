@@ -35,6 +35,7 @@ def stray_writes(results: dict[str, torch.Tensor]) -> list[str]:
     found = []
     for name, x in results.items():
         storage = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
-        if int((~storage.isnan()).sum()) != x.numel():
-            found.append(f"{name}: {int((~storage.isnan()).sum())} elements of its storage written, {x.numel()} expected")
+        written = int((~storage.isnan()).sum())
+        if written != x.numel():
+            found.append(f"{name}: {written} elements of its storage written, {x.numel()} expected")
     return found

@@ -1,5 +1,5 @@
-// A C interface to the CUDA backend's EvoAttention for tests and benchmarks that drive it from Python
-// through ctypes. Tensors come as flat arrays of 64-bit integers; errors go back as text.
+// A C interface to the CUDA backend's EvoAttention for tests and benchmarks that drive it from
+// Python through ctypes. Tensors come as flat arrays of 64-bit integers; errors go back as text.
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -52,8 +52,8 @@ const megafold::EvoAttentionImplementation& Find(const char* name) {
 }
 
 template <typename Kernel, typename Args>
-void RunOrQuery(const Kernel& kernel, const Args& args, void* workspace, std::int64_t* workspace_bytes,
-                int device, void* stream) {
+void RunOrQuery(const Kernel& kernel, const Args& args, void* workspace,
+                std::int64_t* workspace_bytes, int device, void* stream) {
   const megafold::Support support = kernel.supports(args);
   if (!support) throw std::runtime_error("unsupported: " + support.reason());
   const std::size_t needed = kernel.workspace(args);
@@ -79,8 +79,8 @@ extern "C" int megafold_shim_names(char* names, std::size_t bytes) {
   });
 }
 
-// `operands` holds q, k, v, mask, bias, out, lse. workspace_bytes is {bytes, 0} to ask for the size,
-// {bytes, 1} to run.
+// `operands` holds q, k, v, mask, bias, out, lse. workspace_bytes is {bytes, 0} to ask for the
+// size, {bytes, 1} to run.
 extern "C" int megafold_shim_forward(const char* implementation, const std::int64_t* operands,
                                      float scale, void* workspace, std::int64_t* workspace_bytes,
                                      int device, void* stream, char* message, std::size_t bytes) {

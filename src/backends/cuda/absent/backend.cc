@@ -1,4 +1,5 @@
-// Stands in for the backend in a build whose compiler is missing: it implements nothing and says so.
+// Stands in for the backend in a build whose compiler is missing: it implements nothing and says
+// so.
 #include "backends/cuda/cuda_backend.h"
 
 namespace megafold::cuda {

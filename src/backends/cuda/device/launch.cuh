@@ -16,7 +16,8 @@ template <typename... Params>
 void LaunchKernel(const char* name, void (*kernel)(Params...), std::int64_t blocks, int threads,
                   std::size_t shared_bytes, cudaStream_t stream, const Params&... params) {
   if (blocks == 0) return;
-  if (blocks > 0x7FFFFFFF) Fail(ErrorCode::kUnsupported, name, ": needs ", blocks, " thread blocks");
+  if (blocks > 0x7FFFFFFF)
+    Fail(ErrorCode::kUnsupported, name, ": needs ", blocks, " thread blocks");
   if (shared_bytes > kDefaultSharedBytes) {
     CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared_bytes)),

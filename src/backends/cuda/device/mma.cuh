@@ -1,11 +1,11 @@
-// Warp-level matrix products C[16,8] += A[16,16] B[16,8] with float32 accumulation, one interface for
-// the three storage types.
+// Warp-level matrix products C[16,8] += A[16,16] B[16,8] with float32 accumulation, one interface
+// for the three storage types.
 //
 // A lane (g = lane / 4, t = lane % 4) holds of C the elements (g, 2t), (g, 2t+1), (g+8, 2t),
 // (g+8, 2t+1). FromAccumulators turns two neighbouring C fragments (16 columns) into an A fragment
-// without a shuffle. float32 runs on the TF32 units as three products of split operands, which keeps
-// float32's accuracy; its A and B share a permutation of the contracted index that makes the same
-// identity hold.
+// without a shuffle. float32 runs on the TF32 units as three products of split operands, which
+// keeps float32's accuracy; its A and B share a permutation of the contracted index that makes the
+// same identity hold.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -90,7 +90,8 @@ struct Mma {
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + (i % 2) * 8;
       const int column = (lane % 4) * 2 + (i / 2) * 8;
-      a.r[i] = row < rows && column < columns ? LoadPair(tile + row * stride + column, aligned) : 0U;
+      a.r[i] =
+          row < rows && column < columns ? LoadPair(tile + row * stride + column, aligned) : 0U;
     }
     return a;
   }
@@ -209,7 +210,8 @@ struct Mma<float> {
     low = Round(x - __uint_as_float(high));
   }
 
-  // The matrix unit truncates when it adds, so it only sums the products of one step of the contraction.
+  // The matrix unit truncates when it adds, so it only sums the products of one step of the
+  // contraction.
 
   static __device__ __forceinline__ void Run(float (&c)[4], const A& a, const B& b) {
     float sum[4] = {};

@@ -1,7 +1,8 @@
 // Copies of tiles from device memory to shared memory, by a fixed set of threads together.
 //
-// Rows and columns outside the operand become zero. Operands whose vectors lie on 16 bytes go by asynchronous 16-byte
-// copies whose addresses a thread works out once; others element by element, slower and just as right.
+// Rows and columns outside the operand become zero. Operands whose vectors lie on 16 bytes go by
+// asynchronous 16-byte copies whose addresses a thread works out once; others element by element,
+// slower and just as right.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +12,16 @@
 
 namespace megafold::cuda {
 
-// A row of a tile in shared memory is 16 bytes longer than its content, so that eight consecutive rows
-// start in different banks.
+// A row of a tile in shared memory is 16 bytes longer than its content, so that eight consecutive
+// rows start in different banks.
 template <typename T, int kColumns>
 inline constexpr int kTilePitch = kColumns + 16 / static_cast<int>(sizeof(T));
 
 // Out of line: the rare path must not cost the common one its registers and instruction cache.
 template <int kBytes>
-__device__ __noinline__ void LoadElements(void* tile, int pitch, int tile_rows, int tile_columns, const void* source,
-                                          std::int64_t row_stride, std::int64_t column_stride, int rows, int columns,
+__device__ __noinline__ void LoadElements(void* tile, int pitch, int tile_rows, int tile_columns,
+                                          const void* source, std::int64_t row_stride,
+                                          std::int64_t column_stride, int rows, int columns,
                                           int thread, int threads) {
   using Bits = std::conditional_t<kBytes == 4, std::uint32_t, std::uint16_t>;
   const auto* from = static_cast<const Bits*>(source);
@@ -38,8 +40,8 @@ struct VectorPosition {
   const char* source;
   int row, column, offset;  // of its first vector: in the tile, and in bytes in shared memory
 
-  __device__ __forceinline__ VectorPosition(const void* tile, std::int64_t stride, int vectors, int vector, int pitch,
-                                            int bytes, int thread)
+  __device__ __forceinline__ VectorPosition(const void* tile, std::int64_t stride, int vectors,
+                                            int vector, int pitch, int bytes, int thread)
       : row(thread / vectors), column(thread % vectors * vector) {
     source = static_cast<const char*>(tile) + (row * stride + column) * bytes;
     offset = (row * pitch + column) * bytes;
@@ -50,8 +52,8 @@ struct VectorPosition {
   }
 };
 
-// kRows x kColumns elements of kBytes bytes, rows kPitch elements apart in shared memory; `rows` and `columns` of them
-// are inside the operand.
+// kRows x kColumns elements of kBytes bytes, rows kPitch elements apart in shared memory; `rows`
+// and `columns` of them are inside the operand.
 template <int kBytes, int kRows, int kColumns, int kPitch, int kThreads>
 struct VectorLoads {
   static constexpr int kVector = 16 / kBytes;
@@ -59,11 +61,12 @@ struct VectorLoads {
   static constexpr int kRowsPerPass = kThreads / kVectors;
   static constexpr int kPasses = (kRows + kRowsPerPass - 1) / kRowsPerPass;
 
-  static __device__ __forceinline__ VectorPosition Position(const void* source, std::int64_t stride, int thread) {
+  static __device__ __forceinline__ VectorPosition Position(const void* source, std::int64_t stride,
+                                                            int thread) {
     return VectorPosition(source, stride, kVectors, kVector, kPitch, kBytes, thread);
   }
-  static __device__ __forceinline__ void Run(const VectorPosition& at, std::uint32_t tile, std::int64_t stride,
-                                             int rows, int columns) {
+  static __device__ __forceinline__ void Run(const VectorPosition& at, std::uint32_t tile,
+                                             std::int64_t stride, int rows, int columns) {
     if (kThreads % kVectors != 0 && at.row >= kRowsPerPass) return;
     const int valid = max(0, min(16, (columns - at.column) * kBytes));
     const char* from = at.source;
@@ -72,7 +75,8 @@ struct VectorLoads {
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = at.row + pass * kRowsPerPass;
       if (kRows % kRowsPerPass != 0 && row >= kRows) break;
-      CopyAsync16(tile + at.offset + pass * kRowsPerPass * kPitch * kBytes, from, row < rows ? valid : 0);
+      CopyAsync16(tile + at.offset + pass * kRowsPerPass * kPitch * kBytes, from,
+                  row < rows ? valid : 0);
       from += step;
     }
   }
@@ -87,13 +91,13 @@ class TileLoader {
   __device__ __forceinline__ void Advance(std::int64_t elements) {
     at_.source += elements * static_cast<int>(sizeof(T));
   }
-  __device__ __forceinline__ void Load(T* tile, std::int64_t stride, int rows, int dim, bool aligned,
-                                       int thread) const {
+  __device__ __forceinline__ void Load(T* tile, std::int64_t stride, int rows, int dim,
+                                       bool aligned, int thread) const {
     if (aligned) {
       Loads::Run(at_, SharedAddress(tile), stride, rows, dim);
     } else {
-      LoadElements<sizeof(T)>(tile, kTilePitch<T, kDim>, kRows, kDim, at_.Tile(stride, sizeof(T)), stride, 1, rows,
-                              dim, thread, kThreads);
+      LoadElements<sizeof(T)>(tile, kTilePitch<T, kDim>, kRows, kDim, at_.Tile(stride, sizeof(T)),
+                              stride, 1, rows, dim, thread, kThreads);
     }
   }
 

@@ -24,7 +24,11 @@ struct Instance {
 template <DType kType, int kDim>
 constexpr Instance MakeInstance() {
   using Kernels = PortableAttention<kType, kDim>;
-  return {kType, kDim, Kernels::Forward, Kernels::BackwardKeys, Kernels::BackwardQueries,
+  return {kType,
+          kDim,
+          Kernels::Forward,
+          Kernels::BackwardKeys,
+          Kernels::BackwardQueries,
           Kernels::BackwardBias};
 }
 
@@ -62,7 +66,8 @@ std::int64_t SharedStride(const TensorView& view, int dim) {
 
 AttentionOperand MakeOperand(const TensorView& view) {
   if (!view.defined()) return {};
-  return {view.data, view.stride(0), view.stride(1), view.stride(2), view.stride(3), IsAligned(view)};
+  return {view.data,      view.stride(0), view.stride(1),
+          view.stride(2), view.stride(3), IsAligned(view)};
 }
 
 TermKind KindOf(const TensorView& view) {
@@ -121,18 +126,19 @@ std::size_t BiasPartBytes(const AttentionParams& p) {
          static_cast<std::size_t>(p.keys) * 4;
 }
 
-// Parts that dBias is summed in: enough blocks to fill a large device, as long as the parts stay below
-// half of Q and each has a few rows to walk over. It depends on the shape alone, so results do not
-// change with the device.
+// Parts that dBias is summed in: enough blocks to fill a large device, as long as the parts stay
+// below half of Q and each has a few rows to walk over. It depends on the shape alone, so results
+// do not change with the device.
 std::int64_t RowChunks(const AttentionParams& p, std::size_t element_bytes) {
   constexpr std::int64_t kTargetBlocks = 1056;
   constexpr std::int64_t kRowsPerChunk = 8;
-  const std::int64_t tiles = static_cast<std::int64_t>((p.queries + 63) / 64) *
-                             ((p.keys + 63) / 64) * p.heads * p.groups;
+  const std::int64_t tiles =
+      static_cast<std::int64_t>((p.queries + 63) / 64) * ((p.keys + 63) / 64) * p.heads * p.groups;
   const std::size_t q_bytes = static_cast<std::size_t>(p.batches * p.batch_rows * p.heads) *
                               static_cast<std::size_t>(p.queries) *
                               static_cast<std::size_t>(p.dim) * element_bytes;
-  const auto fitting = static_cast<std::int64_t>(q_bytes / 2 / std::max<std::size_t>(1, BiasPartBytes(p)));
+  const auto fitting =
+      static_cast<std::int64_t>(q_bytes / 2 / std::max<std::size_t>(1, BiasPartBytes(p)));
   const std::int64_t wanted = kTargetBlocks / std::max<std::int64_t>(1, tiles);
   return std::clamp<std::int64_t>(std::min({wanted, fitting, p.rows / kRowsPerChunk}), 1, 64);
 }
@@ -155,14 +161,16 @@ const Instance& RequireInstance(const TensorView& q) {
 
 void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
-  RequireInstance(args.q).forward(MakeAttentionParams(args), static_cast<cudaStream_t>(stream.handle));
+  RequireInstance(args.q).forward(MakeAttentionParams(args),
+                                  static_cast<cudaStream_t>(stream.handle));
 }
 
 std::size_t BackwardWorkspace(const ops::EvoAttentionBackwardArgs& args) {
   const AttentionParams p = MakeAttentionParams(args);
   std::size_t bytes = DeltaBytes(p);
   const std::int64_t chunks = RowChunks(p, SizeOf(args.q.dtype));
-  if (args.dbias.defined() && chunks > 1) bytes += static_cast<std::size_t>(chunks) * BiasPartBytes(p);
+  if (args.dbias.defined() && chunks > 1)
+    bytes += static_cast<std::size_t>(chunks) * BiasPartBytes(p);
   return bytes;
 }
 
@@ -191,7 +199,8 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
 }  // namespace
 
 Support SupportsAttention(const TensorView& q, const TensorView& k, const TensorView& bias) {
-  if (q.size(4) % 8 != 0) return Support::No(StrCat("head dimension ", q.size(4), " is not a multiple of 8"));
+  if (q.size(4) % 8 != 0)
+    return Support::No(StrCat("head dimension ", q.size(4), " is not a multiple of 8"));
   if (q.size(4) > 1 << 20 || FindInstance(q.dtype, static_cast<int>(q.size(4))) == nullptr) {
     return Support::No(StrCat("no kernel for ", Name(q.dtype), " with head dimension ", q.size(4)));
   }
@@ -204,14 +213,13 @@ Support SupportsAttention(const TensorView& q, const TensorView& k, const Tensor
 }
 
 AttentionParams MakeAttentionParams(const ops::EvoAttentionForwardArgs& args) {
-  const bool shared =
-      !args.bias.defined() || args.bias.size(0) == 1 || args.bias.stride(0) == 0;
+  const bool shared = !args.bias.defined() || args.bias.size(0) == 1 || args.bias.stride(0) == 0;
   return MakeCommon(args, shared);
 }
 
 AttentionParams MakeAttentionParams(const ops::EvoAttentionBackwardArgs& args) {
-  // A bias that was expanded over the batches is one bias to read, but its gradient has the shape of the
-  // expanded one.
+  // A bias that was expanded over the batches is one bias to read, but its gradient has the shape
+  // of the expanded one.
   const bool shared = !args.bias.defined() || args.bias.size(0) == 1 ||
                       (args.bias.stride(0) == 0 && !args.dbias.defined());
   AttentionParams p = MakeCommon(args, shared);

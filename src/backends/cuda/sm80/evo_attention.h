@@ -1,4 +1,5 @@
-// The portable EvoAttention (compute capability 8.0 and newer) as an implementation of the operator.
+// The portable EvoAttention (compute capability 8.0 and newer) as an implementation of the
+// operator.
 #pragma once
 
 #include "backends/cuda/sm80/evo_attention_params.h"

@@ -1,8 +1,9 @@
-// Backward of EvoAttention with mma.sync, in kernels that each own what they write, so that nothing is
-// added atomically and a result is the same bit for bit in every run:
+// Backward of EvoAttention with mma.sync, in kernels that each own what they write, so that nothing
+// is added atomically and a result is the same bit for bit in every run:
 //   keys     a block owns keys of one head and a few rows and walks over the queries: dK, dV
 //   queries  a block owns queries and walks over the keys: dQ
-//   bias     a block owns a (queries, keys) tile of one head and walks over the rows: dBias, in parts
+//   bias     a block owns a (queries, keys) tile of one head and walks over the rows: dBias, in
+//   parts
 // Each recomputes p = exp(x - lse) and ds = p (dp - delta), dp = <dO, V>.
 #pragma once
 
@@ -31,8 +32,11 @@ __device__ __forceinline__ void ScoreGradientByQuery(float (&s)[kMTiles][kNTiles
 }
 
 template <typename T, int kDim, typename Tiling>
-__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionBackwardQueriesKernel(
-    const __grid_constant__ AttentionParams p, int stage_bytes) {
+__global__ __launch_bounds__(
+    Tiling::kValue.Threads(),
+    Tiling::kValue
+        .min_blocks) void AttentionBackwardQueriesKernel(const __grid_constant__ AttentionParams p,
+                                                         int stage_bytes) {
   constexpr AttentionTiling kTiling = Tiling::kValue;
   using Layout = StreamLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
@@ -83,9 +87,10 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
       char* stage = shared + ((tile + 1) & 1) * stage_bytes;
       const int key = (tile + 1) * kTiling.n_block;
       stream.Next(stage, p.k, p.v, p.keys - key, p.dim);
-      bias.Load(stage + Layout::kBias, p.bias, p.queries - place.tile, p.keys - key, static_cast<int>(threadIdx.x));
+      bias.Load(stage + Layout::kBias, p.bias, p.queries - place.tile, p.keys - key,
+                static_cast<int>(threadIdx.x));
       bias.Advance(p.bias, 0, kTiling.n_block);
-      mask.Store(reinterpret_cast<float*>(stage + Layout::kTerms));
+      mask.Store(p, reinterpret_cast<float*>(stage + Layout::kTerms));
       CopyAsyncCommit();
       mask.Read(p, key + kTiling.n_block);
     }
@@ -102,8 +107,8 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch);
       float dp[kMTiles][kNTiles][4] = {};
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, dout, v + step * kPitch);
-      ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(
-          s, stage + Layout::kBias, warp_query, step, p.bias.kind, p.scale);
+      ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(s, stage + Layout::kBias, warp_query, step,
+                                                      p.bias.kind, p.scale);
       if (masked) AddColumnTerm(s, terms + step);
       ScoreGradientByQuery<T>(s, dp, lse, delta);
       MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dq, dp, k + step * kPitch);
@@ -117,14 +122,13 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
             count, p.dim, dq, factor);
 }
 
-// x = scale * s + bias + mask, p and ds for fragments whose rows are keys and whose columns are queries.
-// `bias` points into a tile whose rows are queries; lse and delta at column 0.
+// x = scale * s + bias + mask, p and ds for fragments whose rows are keys and whose columns are
+// queries. `bias` points into a tile whose rows are queries; lse and delta at column 0.
 template <typename T, int kMTiles, int kNTiles, int kKeys>
-__device__ __forceinline__ void ScoreGradientByKey(float (&s)[kMTiles][kNTiles][4],
-                                                   float (&dp)[kMTiles][kNTiles][4], const void* tile,
-                                                   int row, int column, TermKind kind, float scale,
-                                                   const float (&mask)[kMTiles][2], bool masked,
-                                                   const float* lse, const float* delta, int queries) {
+__device__ __forceinline__ void ScoreGradientByKey(
+    float (&s)[kMTiles][kNTiles][4], float (&dp)[kMTiles][kNTiles][4], const void* tile, int row,
+    int column, TermKind kind, float scale, const float (&mask)[kMTiles][2], bool masked,
+    const float* lse, const float* delta, int queries) {
   const int lane = LaneId();
   auto add_bias = [&]<typename Element>(const Element* base) {
     constexpr int kPitch = BiasPitch(FragmentRows::kKeys, kKeys, sizeof(Element));
@@ -172,7 +176,7 @@ __device__ __forceinline__ void ScoreGradientByKey(float (&s)[kMTiles][kNTiles][
     const float2 delta_pair = *reinterpret_cast<const float2*>(delta + column);
     // Past the last query lse is filled with 0, which a large mask term could turn into inf * 0.
     const float lses[2] = {column < queries ? lse_pair.x : kInfinity,
-                            column + 1 < queries ? lse_pair.y : kInfinity};
+                           column + 1 < queries ? lse_pair.y : kInfinity};
     const float deltas[2] = {delta_pair.x, delta_pair.y};
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
@@ -187,7 +191,8 @@ __device__ __forceinline__ void ScoreGradientByKey(float (&s)[kMTiles][kNTiles][
 
 // lse and delta of a tile of one row's queries, by the row's warps: [lse, delta][n_block] floats.
 template <AttentionTiling kTiling>
-__device__ __forceinline__ void LoadStatistics(float* terms, const AttentionParams& p, std::int64_t start, int count) {
+__device__ __forceinline__ void LoadStatistics(float* terms, const AttentionParams& p,
+                                               std::int64_t start, int count) {
   constexpr int kThreads = kTiling.m_warps * 32;
 #pragma unroll
   for (int i = 0; i < (kTiling.n_block + kThreads - 1) / kThreads; ++i) {
@@ -200,8 +205,11 @@ __device__ __forceinline__ void LoadStatistics(float* terms, const AttentionPara
 }
 
 template <typename T, int kDim, typename Tiling>
-__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionBackwardKeysKernel(
-    const __grid_constant__ AttentionParams p, int stage_bytes) {
+__global__ __launch_bounds__(
+    Tiling::kValue.Threads(),
+    Tiling::kValue
+        .min_blocks) void AttentionBackwardKeysKernel(const __grid_constant__ AttentionParams p,
+                                                      int stage_bytes) {
   constexpr AttentionTiling kTiling = Tiling::kValue;
   using Layout = StreamLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
@@ -220,10 +228,10 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
   const int count = active ? p.keys - first_key : 0;
 
   typename Mma<T>::A k[kMTiles][kDim / 16], v[kMTiles][kDim / 16];
-  LoadStationary<T>(k, RowBase<const T>(p.k, at, place.head) + first_key * p.k.token, p.k.token, count,
-                    p.dim, p.k.aligned);
-  LoadStationary<T>(v, RowBase<const T>(p.v, at, place.head) + first_key * p.v.token, p.v.token, count,
-                    p.dim, p.v.aligned);
+  LoadStationary<T>(k, RowBase<const T>(p.k, at, place.head) + first_key * p.k.token, p.k.token,
+                    count, p.dim, p.k.aligned);
+  LoadStationary<T>(v, RowBase<const T>(p.v, at, place.head) + first_key * p.v.token, p.v.token,
+                    count, p.dim, p.v.aligned);
   float mask[kMTiles][2];
   bool any_mask = false;
 #pragma unroll
@@ -255,8 +263,9 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
       bias.Load(stage + Layout::kBias, p.bias, p.queries - query, p.keys - place.tile,
                 static_cast<int>(threadIdx.x));
       bias.Advance(p.bias, kTiling.n_block, 0);
-      LoadStatistics<kTiling>(reinterpret_cast<float*>(stage + Layout::kTerms) + warp_row * kTiling.n_block * 2, p,
-                              statistic + query, inside ? p.queries - query : 0);
+      LoadStatistics<kTiling>(
+          reinterpret_cast<float*>(stage + Layout::kTerms) + warp_row * kTiling.n_block * 2, p,
+          statistic + query, inside ? p.queries - query : 0);
       CopyAsyncCommit();
     }
     if (tile < 0 || !active) continue;
@@ -272,9 +281,8 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
       float dp[kMTiles][kNTiles][4] = {};
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, v, dout + step * kPitch);
       ScoreGradientByKey<T, kMTiles, kNTiles, kTiling.MBlock()>(
-          s, dp, stage + Layout::kBias, step, warp_key, p.bias.kind, p.scale,
-          mask, masked, lse + step, lse + kTiling.n_block + step,
-          p.queries - tile * kTiling.n_block - step);
+          s, dp, stage + Layout::kBias, step, warp_key, p.bias.kind, p.scale, mask, masked,
+          lse + step, lse + kTiling.n_block + step, p.queries - tile * kTiling.n_block - step);
       if (p.dv.data != nullptr) {
         MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dv, s, dout + step * kPitch);
       }
@@ -288,23 +296,24 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) factor[m][0] = factor[m][1] = 1.0F;
   if (p.dv.data != nullptr) {
-    StoreRows(RowBase<T>(p.dv, at, place.head) + first_key * p.dv.token, p.dv.token, p.dv.aligned, count,
-              p.dim, dv, factor);
+    StoreRows(RowBase<T>(p.dv, at, place.head) + first_key * p.dv.token, p.dv.token, p.dv.aligned,
+              count, p.dim, dv, factor);
   }
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) factor[m][0] = factor[m][1] = p.scale;
   if (p.dk.data != nullptr) {
-    StoreRows(RowBase<T>(p.dk, at, place.head) + first_key * p.dk.token, p.dk.token, p.dk.aligned, count,
-              p.dim, dk, factor);
+    StoreRows(RowBase<T>(p.dk, at, place.head) + first_key * p.dk.token, p.dk.token, p.dk.aligned,
+              count, p.dim, dk, factor);
   }
 }
 
 template <typename T, int kDim, AttentionTiling kTiling>
 void LaunchBackwardQueries(const AttentionParams& p, cudaStream_t stream) {
   using Layout = StreamLayout<T, kDim, kTiling>;
-  const int stage_bytes =
-      Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.MBlock(), kTiling.n_block, FragmentRows::kQueries);
-  LaunchKernel("evo_attention backward dQ (cuda sm80)", AttentionBackwardQueriesKernel<T, kDim, AttentionTilingOf<kTiling>>,
+  const int stage_bytes = Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.MBlock(),
+                                                        kTiling.n_block, FragmentRows::kQueries);
+  LaunchKernel("evo_attention backward dQ (cuda sm80)",
+               AttentionBackwardQueriesKernel<T, kDim, AttentionTilingOf<kTiling>>,
                BlockCount(p, p.queries, kTiling), kTiling.Threads(), 2 * stage_bytes, stream, p,
                stage_bytes);
 }
@@ -312,11 +321,12 @@ void LaunchBackwardQueries(const AttentionParams& p, cudaStream_t stream) {
 template <typename T, int kDim, AttentionTiling kTiling>
 void LaunchBackwardKeys(const AttentionParams& p, cudaStream_t stream) {
   using Layout = StreamLayout<T, kDim, kTiling>;
-  const int stage_bytes =
-      Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.n_block, kTiling.MBlock(), FragmentRows::kKeys);
+  const int stage_bytes = Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.n_block,
+                                                        kTiling.MBlock(), FragmentRows::kKeys);
   LaunchKernel("evo_attention backward dK, dV (cuda sm80)",
-               AttentionBackwardKeysKernel<T, kDim, AttentionTilingOf<kTiling>>, BlockCount(p, p.keys, kTiling),
-               kTiling.Threads(), 2 * stage_bytes, stream, p, stage_bytes);
+               AttentionBackwardKeysKernel<T, kDim, AttentionTilingOf<kTiling>>,
+               BlockCount(p, p.keys, kTiling), kTiling.Threads(), 2 * stage_bytes, stream, p,
+               stage_bytes);
 }
 
 }  // namespace megafold::cuda

@@ -1,6 +1,6 @@
-// dBias of EvoAttention with mma.sync: a block owns a tile of queries and keys of one head, keeps its
-// bias and its gradient in registers and walks over the rows that share the bias, or over a part of them;
-// the parts are added afterwards in a fixed order.
+// dBias of EvoAttention with mma.sync: a block owns a tile of queries and keys of one head, keeps
+// its bias and its gradient in registers and walks over the rows that share the bias, or over a
+// part of them; the parts are added afterwards in a fixed order.
 #pragma once
 
 #include <type_traits>
@@ -39,8 +39,8 @@ __device__ __forceinline__ void ReadBias(float (&b)[kMTiles][kNTiles][4], const 
         const int at_key = key + n * 8 + lane % 4 * 2 + i % 2;
         b[m][n][i] = 0.0F;
         if (at_query >= p.queries || at_key >= p.keys) continue;
-        const std::int64_t offset = group * bias.group + head * bias.head + at_query * bias.query +
-                                    at_key * bias.key;
+        const std::int64_t offset =
+            group * bias.group + head * bias.head + at_query * bias.query + at_key * bias.key;
         b[m][n][i] = BiasTerm<T>(p, offset);
       }
     }
@@ -48,8 +48,10 @@ __device__ __forceinline__ void ReadBias(float (&b)[kMTiles][kNTiles][4], const 
 }
 
 template <typename T, int kDim, typename Tiling>
-__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionBiasGradientKernel(
-    const __grid_constant__ AttentionParams p) {
+__global__ __launch_bounds__(
+    Tiling::kValue.Threads(),
+    Tiling::kValue
+        .min_blocks) void AttentionBiasGradientKernel(const __grid_constant__ AttentionParams p) {
   constexpr BiasGradientTiling kTiling = Tiling::kValue;
   using Layout = BiasGradientLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
@@ -79,7 +81,8 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
   ReadBias<T>(bias, p, group, head, query_tile + warp_query, key_tile + warp_key);
   float gradient[kMTiles][kNTiles][4] = {};
 
-  // Everything that changes from row to row moves by a row's stride, or to the next batch's first row.
+  // Everything that changes from row to row moves by a row's stride, or to the next batch's first
+  // row.
   const int thread = static_cast<int>(threadIdx.x);
   const RowIndex first(p, group, first_row);
   std::int64_t row_in_batch = first.row;
@@ -98,21 +101,27 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
   auto fetch = [&](char* stage) {
     auto tile = [&](int offset) { return reinterpret_cast<T*>(stage + offset); };
     q_loader.Load(tile(Layout::kQ), p.q.token, p.queries - query_tile, p.dim, p.q.aligned, thread);
-    dout_loader.Load(tile(Layout::kDout), p.dout.token, p.queries - query_tile, p.dim, p.dout.aligned, thread);
+    dout_loader.Load(tile(Layout::kDout), p.dout.token, p.queries - query_tile, p.dim,
+                     p.dout.aligned, thread);
     k_loader.Load(tile(Layout::kK), p.k.token, p.keys - key_tile, p.dim, p.k.aligned, thread);
     v_loader.Load(tile(Layout::kV), p.v.token, p.keys - key_tile, p.dim, p.v.aligned, thread);
     if (thread < kTiling.NBlock()) {
-      reinterpret_cast<float*>(stage + Layout::kMask)[thread] = MaskTerm<T>(p, mask_base, key_tile + thread);
+      reinterpret_cast<float*>(stage + Layout::kMask)[thread] =
+          MaskTerm<T>(p, mask_base, key_tile + thread);
     }
     if (thread < kTiling.MBlock()) {
       const int valid = query_tile + thread < p.queries ? 4 : 0;
-      CopyAsync4(SharedAddress(stage + Layout::kLse + thread * 4), p.lse + statistic + thread, valid);
-      CopyAsync4(SharedAddress(stage + Layout::kDelta + thread * 4), p.delta + statistic + thread, valid);
+      CopyAsync4(SharedAddress(stage + Layout::kLse + thread * 4), p.lse + statistic + thread,
+                 valid);
+      CopyAsync4(SharedAddress(stage + Layout::kDelta + thread * 4), p.delta + statistic + thread,
+                 valid);
     }
     CopyAsyncCommit();
     const bool wraps = ++row_in_batch == p.batch_rows;
     if (wraps) row_in_batch = 0;
-    auto step = [&](std::int64_t batch, std::int64_t row) { return wraps ? batch - (p.batch_rows - 1) * row : row; };
+    auto step = [&](std::int64_t batch, std::int64_t row) {
+      return wraps ? batch - (p.batch_rows - 1) * row : row;
+    };
     q_loader.Advance(step(p.q.batch, p.q.row));
     dout_loader.Advance(step(p.dout.batch, p.dout.row));
     k_loader.Advance(step(p.k.batch, p.k.row));
@@ -120,7 +129,9 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
     mask_base += step(p.mask.batch, p.mask.row);
     statistic += static_cast<std::int64_t>(p.heads) * p.queries;
   };
-  auto stage_of = [&](std::int64_t row) { return shared + (kTiling.stages == 2 ? (row & 1) * Layout::kBytes : 0); };
+  auto stage_of = [&](std::int64_t row) {
+    return shared + (kTiling.stages == 2 ? (row & 1) * Layout::kBytes : 0);
+  };
 
 #pragma unroll 1
   for (std::int64_t row = first_row - (kTiling.stages - 1); row < last_row; ++row) {
@@ -146,7 +157,8 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
       for (int half = 0; half < 2; ++half) {
         const int query = warp_query + m * 16 + half * 8 + LaneId() / 4;
         const bool in_tensor = query_tile + query < p.queries;
-        lse[m][half] = in_tensor ? reinterpret_cast<const float*>(stage + Layout::kLse)[query] : kInfinity;
+        lse[m][half] =
+            in_tensor ? reinterpret_cast<const float*>(stage + Layout::kLse)[query] : kInfinity;
         delta[m][half] = reinterpret_cast<const float*>(stage + Layout::kDelta)[query];
       }
     }
@@ -187,7 +199,8 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
 
   const int query = query_tile + warp_query;
   const int key = key_tile + warp_key;
-  float* to = p.dbias + (((chunk * p.groups + group) * p.heads + head) * p.queries + query) * p.keys + key;
+  float* to =
+      p.dbias + (((chunk * p.groups + group) * p.heads + head) * p.queries + query) * p.keys + key;
   // Columns may end on an odd count, so single elements are stored.
   const int lane = LaneId();
 #pragma unroll
@@ -210,7 +223,8 @@ template <typename T, int kDim, BiasGradientTiling kTiling>
 void LaunchBiasGradient(const AttentionParams& p, cudaStream_t stream) {
   const std::int64_t query_tiles = (p.queries + kTiling.MBlock() - 1) / kTiling.MBlock();
   const std::int64_t key_tiles = (p.keys + kTiling.NBlock() - 1) / kTiling.NBlock();
-  LaunchKernel("evo_attention backward dBias (cuda sm80)", AttentionBiasGradientKernel<T, kDim, BiasGradientTilingOf<kTiling>>,
+  LaunchKernel("evo_attention backward dBias (cuda sm80)",
+               AttentionBiasGradientKernel<T, kDim, BiasGradientTilingOf<kTiling>>,
                query_tiles * key_tiles * p.heads * p.groups * p.row_chunks, kTiling.Threads(),
                kTiling.stages * BiasGradientLayout<T, kDim, kTiling>::kBytes, stream, p);
 }

@@ -1,5 +1,5 @@
-// What the portable EvoAttention kernels share: where a row's operands start, the mask and bias terms
-// in shared memory, and stores of accumulators.
+// What the portable EvoAttention kernels share: where a row's operands start, the mask and bias
+// terms in shared memory, and stores of accumulators.
 //
 // Scores are x = scale <q, k> + bias + mask in natural units; p = 2^(x log2(e) - m log2(e)).
 #pragma once
@@ -19,7 +19,8 @@ inline constexpr float kInfinity = __builtin_huge_valf();
 // Row `row` of a group as a (batch, row of the batch) pair.
 struct RowIndex {
   std::int64_t batch, row;
-  __device__ RowIndex(std::int64_t batch_index, std::int64_t row_index) : batch(batch_index), row(row_index) {}
+  __device__ RowIndex(std::int64_t batch_index, std::int64_t row_index)
+      : batch(batch_index), row(row_index) {}
   __device__ RowIndex(const AttentionParams& p, std::int64_t group, std::int64_t index) {
     if (p.rows == p.batch_rows) {
       batch = group;
@@ -32,7 +33,8 @@ struct RowIndex {
 };
 
 template <typename T>
-__device__ __forceinline__ T* RowBase(const AttentionOperand& operand, const RowIndex& at, int head) {
+__device__ __forceinline__ T* RowBase(const AttentionOperand& operand, const RowIndex& at,
+                                      int head) {
   return static_cast<T*>(operand.data) + at.batch * operand.batch + at.row * operand.row +
          head * operand.head;
 }
@@ -47,19 +49,40 @@ __device__ __forceinline__ std::int64_t StatisticBase(const AttentionParams& p, 
   return ((at.batch * p.batch_rows + at.row) * p.heads + head) * p.queries;
 }
 
-// What the mask adds to the scores of `key`; -inf past the last key. `row` is where the row's mask begins.
+// The bits of the mask's term of `key`, which is inside; `row` is where the row's mask begins.
 template <typename T>
-__device__ __forceinline__ float MaskTerm(const AttentionParams& p, std::int64_t row, int key) {
-  if (key >= p.keys) return -kInfinity;
+__device__ __forceinline__ std::uint32_t MaskBits(const AttentionParams& p, std::int64_t row,
+                                                  int key) {
   const std::int64_t offset = row + key * p.mask.key;
   switch (p.mask.kind) {
-    case TermKind::kNone: return 0.0F;
-    case TermKind::kBool: return static_cast<const bool*>(p.mask.data)[offset] ? 0.0F : -kInfinity;
-    case TermKind::kFloat32: return static_cast<const float*>(p.mask.data)[offset];
+    case TermKind::kNone:
+      break;
+    case TermKind::kBool:
+      return static_cast<const std::uint8_t*>(p.mask.data)[offset];
+    case TermKind::kFloat32:
+      return static_cast<const std::uint32_t*>(p.mask.data)[offset];
     case TermKind::kStorage:
-      return static_cast<float>(static_cast<const T*>(p.mask.data)[offset]);
+      if constexpr (sizeof(T) == 2) return static_cast<const std::uint16_t*>(p.mask.data)[offset];
+      break;
   }
-  return 0.0F;
+  return 0;
+}
+
+// What a mask of these bits adds to the scores.
+template <typename T>
+__device__ __forceinline__ float MaskValue(TermKind kind, std::uint32_t bits) {
+  if (kind == TermKind::kBool) return bits != 0 ? 0.0F : -kInfinity;
+  if constexpr (sizeof(T) == 2) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    if (kind == TermKind::kStorage) return static_cast<float>(*reinterpret_cast<const T*>(&half));
+  }
+  return __uint_as_float(bits);
+}
+
+// What the mask adds to the scores of `key`; -inf past the last key.
+template <typename T>
+__device__ __forceinline__ float MaskTerm(const AttentionParams& p, std::int64_t row, int key) {
+  return key < p.keys ? MaskValue<T>(p.mask.kind, MaskBits<T>(p, row, key)) : -kInfinity;
 }
 
 // The bias at an offset in elements.
@@ -70,8 +93,9 @@ __device__ __forceinline__ float BiasTerm(const AttentionParams& p, std::int64_t
   return static_cast<float>(static_cast<const T*>(p.bias.data)[offset]);
 }
 
-// Elements between the rows of a tile of bias that fragments read without bank conflicts: fragments whose
-// rows are queries read pairs of keys, fragments whose rows are keys read single elements of two queries.
+// Elements between the rows of a tile of bias that fragments read without bank conflicts: fragments
+// whose rows are queries read pairs of keys, fragments whose rows are keys read single elements of
+// two queries.
 enum class FragmentRows { kQueries, kKeys };
 __host__ __device__ constexpr int BiasPitch(FragmentRows rows, int keys, int bytes) {
   return keys + (rows == FragmentRows::kQueries ? 8 : 16 / bytes);
@@ -81,14 +105,16 @@ __host__ __device__ constexpr int BiasPitch(FragmentRows rows, int keys, int byt
 template <typename T, int kQueries, int kKeys, FragmentRows kFragment, int kThreads>
 class BiasLoader {
  public:
-  __device__ __forceinline__ BiasLoader(const AttentionParams& p, std::int64_t group, int head, int query, int key,
-                                        int thread)
-      : at_(Position(p, group * p.bias.group + head * p.bias.head + query * p.bias.query + key * p.bias.key, thread)) {
-  }
+  __device__ __forceinline__ BiasLoader(const AttentionParams& p, std::int64_t group, int head,
+                                        int query, int key, int thread)
+      : at_(Position(
+            p, group * p.bias.group + head * p.bias.head + query * p.bias.query + key * p.bias.key,
+            thread)) {}
 
   // Moves by `queries` and `keys`.
   __device__ __forceinline__ void Advance(const AttentionBias& bias, int queries, int keys) {
-    at_.source += (queries * bias.query + keys * bias.key) * (bias.kind == TermKind::kFloat32 ? 4 : kBytes);
+    at_.source +=
+        (queries * bias.query + keys * bias.key) * (bias.kind == TermKind::kFloat32 ? 4 : kBytes);
   }
 
   __device__ __forceinline__ void Load(void* tile, const AttentionBias& bias, int queries, int keys,
@@ -105,19 +131,22 @@ class BiasLoader {
   template <int kSize>
   using Loads = VectorLoads<kSize, kQueries, kKeys, BiasPitch(kFragment, kKeys, kSize), kThreads>;
 
-  static __device__ __forceinline__ VectorPosition Position(const AttentionParams& p, std::int64_t offset, int thread) {
+  static __device__ __forceinline__ VectorPosition Position(const AttentionParams& p,
+                                                            std::int64_t offset, int thread) {
     const auto* const data = static_cast<const char*>(p.bias.data);
-    if (p.bias.kind == TermKind::kFloat32) return Loads<4>::Position(data + offset * 4, p.bias.query, thread);
+    if (p.bias.kind == TermKind::kFloat32)
+      return Loads<4>::Position(data + offset * 4, p.bias.query, thread);
     return Loads<kBytes>::Position(data + offset * kBytes, p.bias.query, thread);
   }
   template <int kSize>
-  __device__ __forceinline__ void LoadAs(void* tile, const AttentionBias& bias, int queries, int keys,
-                                         int thread) const {
+  __device__ __forceinline__ void LoadAs(void* tile, const AttentionBias& bias, int queries,
+                                         int keys, int thread) const {
     if (bias.aligned) {
       Loads<kSize>::Run(at_, SharedAddress(tile), bias.query, queries, keys);
     } else {
-      LoadElements<kSize>(tile, BiasPitch(kFragment, kKeys, kSize), kQueries, kKeys, at_.Tile(bias.query, kSize),
-                          bias.query, bias.key, queries, keys, thread, kThreads);
+      LoadElements<kSize>(tile, BiasPitch(kFragment, kKeys, kSize), kQueries, kKeys,
+                          at_.Tile(bias.query, kSize), bias.query, bias.key, queries, keys, thread,
+                          kThreads);
     }
   }
 
@@ -129,8 +158,8 @@ __host__ __device__ inline int BiasBytes(const AttentionParams& p, int storage_b
 }
 
 // Shared memory of a tile of bias.
-__host__ __device__ inline int BiasTileBytes(const AttentionParams& p, int storage_bytes, int queries,
-                                             int keys, FragmentRows fragment) {
+__host__ __device__ inline int BiasTileBytes(const AttentionParams& p, int storage_bytes,
+                                             int queries, int keys, FragmentRows fragment) {
   const int bytes = BiasBytes(p, storage_bytes);
   return bytes == 0 ? 0 : queries * BiasPitch(fragment, keys, bytes) * bytes;
 }
@@ -157,11 +186,11 @@ __device__ __forceinline__ float2 ReadPair(const T* source) {
   }
 }
 
-// x = scale * s + bias for a fragment whose rows are queries; (row, column) is where the warp's part of
-// the bias tile begins.
+// x = scale * s + bias for a fragment whose rows are queries; (row, column) is where the warp's
+// part of the bias tile begins.
 template <typename T, int kMTiles, int kNTiles, int kKeys>
-__device__ __forceinline__ void ApplyBias(float (&s)[kMTiles][kNTiles][4], const void* tile, int row,
-                                          int column, TermKind kind, float scale) {
+__device__ __forceinline__ void ApplyBias(float (&s)[kMTiles][kNTiles][4], const void* tile,
+                                          int row, int column, TermKind kind, float scale) {
   const int lane = LaneId();
   auto apply = [&]<typename Element>(const Element* base) {
     constexpr int kPitch = BiasPitch(FragmentRows::kQueries, kKeys, sizeof(Element));
@@ -309,7 +338,8 @@ __device__ __forceinline__ void MultiplyByRows(float (&s)[kMTiles][kNTiles][4],
   }
 }
 
-// c += p B for B of kNTiles * 8 rows in shared memory and kOTiles * 8 columns; p is a score fragment.
+// c += p B for B of kNTiles * 8 rows in shared memory and kOTiles * 8 columns; p is a score
+// fragment.
 template <typename T, int kMTiles, int kNTiles, int kOTiles, int kPitch>
 __device__ __forceinline__ void MultiplyScores(float (&c)[kMTiles][kOTiles][4],
                                                const float (&p)[kMTiles][kNTiles][4],

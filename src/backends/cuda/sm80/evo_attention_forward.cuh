@@ -1,8 +1,9 @@
-// Forward of EvoAttention with mma.sync: a block owns a tile of queries of one head for a few rows that
-// share the bias, and walks over the keys with an online softmax.
+// Forward of EvoAttention with mma.sync: a block owns a tile of queries of one head for a few rows
+// that share the bias, and walks over the keys with an online softmax.
 //
-// The running maximum is only raised when a score passes it by kSlack, so that most tiles need neither a
-// shuffle nor a rescale; p stays below 2^(kSlack log2(e)), which every storage type holds.
+// The running maximum is only raised when a score passes it by kSlack, so that most tiles need
+// neither a shuffle nor a rescale; p stays below 2^(kSlack log2(e)), which every storage type
+// holds.
 #pragma once
 
 #include "backends/cuda/device/launch.cuh"
@@ -76,7 +77,8 @@ __device__ __forceinline__ void OnlineSoftmax(float (&s)[kMTiles][kNTiles][4],
 }
 
 template <typename T, int kDim, typename Tiling>
-__global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionForwardKernel(
+__global__
+__launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void AttentionForwardKernel(
     const __grid_constant__ AttentionParams p, int stage_bytes) {
   constexpr AttentionTiling kTiling = Tiling::kValue;
   using Layout = StreamLayout<T, kDim, kTiling>;
@@ -123,9 +125,10 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
       char* stage = shared + ((tile + 1) & 1) * stage_bytes;
       const int key = (tile + 1) * kTiling.n_block;
       stream.Next(stage, p.k, p.v, p.keys - key, p.dim);
-      bias.Load(stage + Layout::kBias, p.bias, p.queries - place.tile, p.keys - key, static_cast<int>(threadIdx.x));
+      bias.Load(stage + Layout::kBias, p.bias, p.queries - place.tile, p.keys - key,
+                static_cast<int>(threadIdx.x));
       bias.Advance(p.bias, 0, kTiling.n_block);
-      mask.Store(reinterpret_cast<float*>(stage + Layout::kTerms));
+      mask.Store(p, reinterpret_cast<float*>(stage + Layout::kTerms));
       CopyAsyncCommit();
       mask.Read(p, key + kTiling.n_block);
     }
@@ -140,8 +143,8 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
     for (int step = 0; step < kTiling.n_block; step += kTiling.n_step) {
       float s[kMTiles][kNTiles][4] = {};
       MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch);
-      ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(
-          s, stage + Layout::kBias, warp_query, step, p.bias.kind, p.scale);
+      ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(s, stage + Layout::kBias, warp_query, step,
+                                                      p.bias.kind, p.scale);
       if (masked) AddColumnTerm(s, terms + step);
       OnlineSoftmax<T>(s, state, out);
       MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(out, s, v + step * kPitch);
@@ -165,16 +168,17 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks
       }
     }
   }
-  StoreRows(RowBase<T>(p.out, at, place.head) + first_query * p.out.token, p.out.token, p.out.aligned,
-            p.queries - first_query, p.dim, out, factor);
+  StoreRows(RowBase<T>(p.out, at, place.head) + first_query * p.out.token, p.out.token,
+            p.out.aligned, p.queries - first_query, p.dim, out, factor);
 }
 
 template <typename T, int kDim, AttentionTiling kTiling>
 void LaunchForward(const AttentionParams& p, cudaStream_t stream) {
   using Layout = StreamLayout<T, kDim, kTiling>;
-  const int stage_bytes =
-      Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.MBlock(), kTiling.n_block, FragmentRows::kQueries);
-  LaunchKernel("evo_attention forward (cuda sm80)", AttentionForwardKernel<T, kDim, AttentionTilingOf<kTiling>>,
+  const int stage_bytes = Layout::kBias + BiasTileBytes(p, sizeof(T), kTiling.MBlock(),
+                                                        kTiling.n_block, FragmentRows::kQueries);
+  LaunchKernel("evo_attention forward (cuda sm80)",
+               AttentionForwardKernel<T, kDim, AttentionTilingOf<kTiling>>,
                BlockCount(p, p.queries, kTiling), kTiling.Threads(), 2 * stage_bytes, stream, p,
                stage_bytes);
 }

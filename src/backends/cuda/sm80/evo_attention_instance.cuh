@@ -51,10 +51,12 @@ void PortableAttention<kType, kDim>::BackwardKeys(const AttentionParams& p, cuda
 }
 
 template <DType kType, int kDim>
-void PortableAttention<kType, kDim>::BackwardQueries(const AttentionParams& p, cudaStream_t stream) {
+void PortableAttention<kType, kDim>::BackwardQueries(const AttentionParams& p,
+                                                     cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
   WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries), [&](auto shape) {
-    LaunchBackwardQueries<T, kDim, QueriesTiling(decltype(shape)::value, sizeof(T), kDim)>(p, stream);
+    LaunchBackwardQueries<T, kDim, QueriesTiling(decltype(shape)::value, sizeof(T), kDim)>(p,
+                                                                                           stream);
   });
 }
 
@@ -62,7 +64,8 @@ template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::BackwardBias(const AttentionParams& p, cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
   if (!IsWide(sizeof(T), kDim) && p.queries <= 32) {
-    return LaunchBiasGradient<T, kDim, BiasTiling(AttentionShape::kWindow, sizeof(T), kDim)>(p, stream);
+    return LaunchBiasGradient<T, kDim, BiasTiling(AttentionShape::kWindow, sizeof(T), kDim)>(
+        p, stream);
   }
   LaunchBiasGradient<T, kDim, BiasTiling(AttentionShape::kSingle, sizeof(T), kDim)>(p, stream);
 }

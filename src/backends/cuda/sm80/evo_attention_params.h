@@ -1,8 +1,8 @@
 // What the portable EvoAttention kernels are told, and the functions that launch them.
 //
 // "Rows" are the (batch, row) pairs that share one bias: all of a batch's rows, or those of every
-// batch when the bias is shared by the batches. A "group" is one such set. Several rows of a group are
-// worked on at once so that a tile of bias is read once for all of them.
+// batch when the bias is shared by the batches. A "group" is one such set. Several rows of a group
+// are worked on at once so that a tile of bias is read once for all of them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -39,9 +39,9 @@ struct AttentionParams {
   AttentionOperand q, k, v, out, dout, dq, dk, dv;
   AttentionMask mask;
   AttentionBias bias;
-  float* lse = nullptr;    // [B, S, H, Nq], natural logarithm
-  float* delta = nullptr;  // [B, S, H, Nq], sum over D of dO * O
-  float* dbias = nullptr;  // [chunks, groups, H, Nq, Nk]
+  float* lse = nullptr;                      // [B, S, H, Nq], natural logarithm
+  float* delta = nullptr;                    // [B, S, H, Nq], sum over D of dO * O
+  float* dbias = nullptr;                    // [chunks, groups, H, Nq, Nk]
   std::int64_t batches = 0, batch_rows = 0;  // B, S
   std::int64_t groups = 0, rows = 0;         // rows of a group
   std::int64_t row_chunks = 1;               // dBias: parts that a group's rows are summed in

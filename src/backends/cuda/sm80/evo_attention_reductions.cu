@@ -1,5 +1,5 @@
-// The two small kernels around EvoAttention's backward: delta = rowsum(dO * O), and the sum of dBias
-// parts in a fixed order.
+// The two small kernels around EvoAttention's backward: delta = rowsum(dO * O), and the sum of
+// dBias parts in a fixed order.
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/sm80/evo_attention_common.cuh"
 
@@ -57,10 +57,12 @@ __global__ __launch_bounds__(kThreads) void DeltaKernel(const __grid_constant__ 
   if (index < count && lane == 0) p.delta[statistic] = sum;
 }
 
-// The same number as sum_j p_j dp_j / sum_j p_j, which does not see the rounding of O to 16 bits: that shows where few
-// keys make p large. Costs two products of D per score, outside the matrix units.
+// The same number as sum_j p_j dp_j / sum_j p_j, which does not see the rounding of O to 16 bits:
+// that shows where few keys make p large. Costs two products of D per score, outside the matrix
+// units.
 template <typename T>
-__global__ __launch_bounds__(kThreads) void FewKeysDeltaKernel(const __grid_constant__ AttentionParams p) {
+__global__ __launch_bounds__(kThreads) void FewKeysDeltaKernel(
+    const __grid_constant__ AttentionParams p) {
   const std::int64_t index =
       (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
@@ -75,7 +77,8 @@ __global__ __launch_bounds__(kThreads) void FewKeysDeltaKernel(const __grid_cons
   const T* dout = RowBase<const T>(p.dout, at, head) + query * p.dout.token;
   const T* k = RowBase<const T>(p.k, at, head);
   const T* v = RowBase<const T>(p.v, at, head);
-  const std::int64_t bias = at.batch * (p.groups == 1 ? 0 : p.bias.group) + head * p.bias.head + query * p.bias.query;
+  const std::int64_t bias =
+      at.batch * (p.groups == 1 ? 0 : p.bias.group) + head * p.bias.head + query * p.bias.query;
   const std::int64_t statistic = StatisticBase(p, at, head) + query;
   const float lse = p.lse[statistic];
   float sum = 0.0F;
@@ -92,7 +95,8 @@ __global__ __launch_bounds__(kThreads) void FewKeysDeltaKernel(const __grid_cons
       score += __shfl_xor_sync(0xFFFFFFFFU, score, offset);
       dp += __shfl_xor_sync(0xFFFFFFFFU, dp, offset);
     }
-    score = fmaf(score, p.scale, BiasTerm<T>(p, bias + key * p.bias.key)) + MaskTerm<T>(p, MaskBase(p, at), key);
+    score = fmaf(score, p.scale, BiasTerm<T>(p, bias + key * p.bias.key)) +
+            MaskTerm<T>(p, MaskBase(p, at), key);
     const float probability = ExpDifference<T>(score, lse);
     total += probability;
     sum = fmaf(probability, dp, sum);

@@ -7,8 +7,8 @@
 
 namespace megafold::cuda {
 
-// A block keeps m_warps * m_tiles * 16 vectors (queries or keys) of row_warps rows of a group and walks
-// over the other side in tiles of n_block, of which a warp takes n_step at a time.
+// A block keeps m_warps * m_tiles * 16 vectors (queries or keys) of row_warps rows of a group and
+// walks over the other side in tiles of n_block, of which a warp takes n_step at a time.
 struct AttentionTiling {
   int m_tiles, m_warps, row_warps, n_block, n_step, min_blocks;
 
@@ -16,7 +16,8 @@ struct AttentionTiling {
   constexpr int Threads() const { return m_warps * row_warps * 32; }
 };
 
-// A block of dBias: m_warps * m_tiles * 16 queries times n_warps * n_tiles * 8 keys; it walks over rows.
+// A block of dBias: m_warps * m_tiles * 16 queries times n_warps * n_tiles * 8 keys; it walks over
+// rows.
 struct BiasGradientTiling {
   int m_tiles, m_warps, n_tiles, n_warps, stages, min_blocks;
 
@@ -32,14 +33,15 @@ struct AttentionTilingType {
 };
 template <int kMTiles, int kMWarps, int kNTiles, int kNWarps, int kStages, int kMinBlocks>
 struct BiasGradientTilingType {
-  static constexpr BiasGradientTiling kValue{kMTiles, kMWarps, kNTiles, kNWarps, kStages, kMinBlocks};
+  static constexpr BiasGradientTiling kValue{kMTiles, kMWarps, kNTiles,
+                                             kNWarps, kStages, kMinBlocks};
 };
 template <AttentionTiling kT>
 using AttentionTilingOf =
     AttentionTilingType<kT.m_tiles, kT.m_warps, kT.row_warps, kT.n_block, kT.n_step, kT.min_blocks>;
 template <BiasGradientTiling kT>
-using BiasGradientTilingOf =
-    BiasGradientTilingType<kT.m_tiles, kT.m_warps, kT.n_tiles, kT.n_warps, kT.stages, kT.min_blocks>;
+using BiasGradientTilingOf = BiasGradientTilingType<kT.m_tiles, kT.m_warps, kT.n_tiles, kT.n_warps,
+                                                    kT.stages, kT.min_blocks>;
 
 enum class AttentionShape {
   kShared,  // many queries, several rows share each bias tile
@@ -53,13 +55,16 @@ constexpr bool IsWide(int element_bytes, int dim) { return element_bytes == 4 ||
 
 constexpr AttentionTiling ForwardTiling(AttentionShape shape, int element_bytes, int dim) {
   if (IsWide(element_bytes, dim)) {
-    return {.m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 32, .min_blocks = 1};
+    return {
+        .m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 32, .min_blocks = 1};
   }
   switch (shape) {
     case AttentionShape::kShared:
       return dim <= 32 ? AttentionTiling{2, 4, 3, 64, 32, 1} : AttentionTiling{1, 4, 2, 64, 32, 2};
-    case AttentionShape::kSingle: return {1, 4, 1, 64, 64, 3};
-    case AttentionShape::kWindow: return {1, 2, 2, 64, 64, 3};
+    case AttentionShape::kSingle:
+      return {1, 4, 1, 64, 64, 3};
+    case AttentionShape::kWindow:
+      return {1, 2, 2, 64, 64, 3};
   }
   return {};
 }
@@ -67,13 +72,16 @@ constexpr AttentionTiling ForwardTiling(AttentionShape shape, int element_bytes,
 // dK and dV: a block keeps keys and walks over queries.
 constexpr AttentionTiling KeysTiling(AttentionShape shape, int element_bytes, int dim) {
   if (IsWide(element_bytes, dim)) {
-    return {.m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
+    return {
+        .m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
   }
   switch (shape) {
     case AttentionShape::kShared:
       return dim <= 32 ? AttentionTiling{2, 4, 1, 64, 32, 2} : AttentionTiling{1, 4, 1, 64, 32, 2};
-    case AttentionShape::kSingle: return {1, 4, 1, 64, 32, 2};
-    case AttentionShape::kWindow: return {1, 2, 2, 32, 32, 2};
+    case AttentionShape::kSingle:
+      return {1, 4, 1, 64, 32, 2};
+    case AttentionShape::kWindow:
+      return {1, 2, 2, 32, 32, 2};
   }
   return {};
 }
@@ -81,13 +89,17 @@ constexpr AttentionTiling KeysTiling(AttentionShape shape, int element_bytes, in
 // dQ: a block keeps queries and walks over keys.
 constexpr AttentionTiling QueriesTiling(AttentionShape shape, int element_bytes, int dim) {
   if (IsWide(element_bytes, dim)) {
-    return {.m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
+    return {
+        .m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
   }
   switch (shape) {
     case AttentionShape::kShared:
-      return dim <= 32 ? AttentionTiling{1, 4, 2, 64, 32, 2} : AttentionTiling{1, 4, 1, 64, 32, dim <= 48 ? 3 : 2};
-    case AttentionShape::kSingle: return {1, 4, 1, 64, 32, 2};
-    case AttentionShape::kWindow: return {1, 2, 2, 64, 32, 2};
+      return dim <= 32 ? AttentionTiling{1, 4, 2, 64, 32, 2}
+                       : AttentionTiling{1, 4, 1, 64, 32, dim <= 48 ? 3 : 2};
+    case AttentionShape::kSingle:
+      return {1, 4, 1, 64, 32, 2};
+    case AttentionShape::kWindow:
+      return {1, 2, 2, 64, 32, 2};
   }
   return {};
 }
@@ -95,7 +107,8 @@ constexpr AttentionTiling QueriesTiling(AttentionShape shape, int element_bytes,
 constexpr BiasGradientTiling BiasTiling(AttentionShape shape, int element_bytes, int dim) {
   if (element_bytes == 4) return {1, 2, 2, 2, 1, 1};
   if (dim > 64) return {1, 4, 4, 2, 1, 1};
-  return shape == AttentionShape::kWindow ? BiasGradientTiling{2, 1, 4, 4, 2, 2} : BiasGradientTiling{1, 4, 4, 2, 2, 2};
+  return shape == AttentionShape::kWindow ? BiasGradientTiling{2, 1, 4, 4, 2, 2}
+                                          : BiasGradientTiling{1, 4, 4, 2, 2, 2};
 }
 
 // `queries` is the length of the side that a block keeps.
