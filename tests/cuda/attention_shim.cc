@@ -72,7 +72,8 @@ extern "C" int megafold_shim_names(char* names, std::size_t bytes) {
   return Guarded(names, bytes, [&] {
     std::string text;
     for (const auto& implementation : megafold::cuda::EvoAttentionImplementations()) {
-      text += (text.empty() ? "" : "\n") + std::string(implementation.name);
+      if (!text.empty()) text += '\n';
+      text += implementation.name;
     }
     if (text.size() >= bytes) throw std::runtime_error("the buffer for the names is too small");
     std::memcpy(names, text.c_str(), text.size() + 1);
