@@ -19,12 +19,20 @@ matplotlib.use("Agg")  # no display is needed
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib.ticker import LogFormatter  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 TRUE_COLOUR = "#9aa0a6"
 LOSS_COLOUR = "#1f5fbf"
 NOT_A_LOSS = {"step", "loss", "learning_rate", "gradient_norm", "seconds", "wait_seconds", "entries"}
 TERM_COLOURS = ("#d1495b", "#2a9d8f", "#e9a23b", "#6a4c93", "#5c7080")
+
+
+class PlainLogFormatter(LogFormatter):
+    """Matplotlib's choice of ticks to label, written as 0.2 instead of 2e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def read_log(file: Path) -> dict[str, np.ndarray]:
@@ -58,6 +66,8 @@ def draw_losses(axes: plt.Axes, log: dict[str, np.ndarray]) -> None:
     positive = np.concatenate([log[name][log[name] > 0] for name in (*terms, "loss")])
     if positive.max() > 8 * positive.min():
         axes.set_yscale("log")
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter(PlainLogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss (bold: running mean)")
     axes.set_title(f"Loss over {int(step[-1])} steps: {smoothed(loss)[min(len(loss) - 1, 9)]:.3g} "

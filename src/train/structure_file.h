@@ -13,7 +13,7 @@ namespace megafold::train {
 // Angstrom. Chains are A, B, ... in asym_id's order; residues that are no standard amino acid or
 // nucleotide are named UNL, for features do not keep the component's name. Needs the features
 // atom_to_token, ref_atom_name_chars, ref_element and the per-token asym_id, residue_index,
-// restype, is_protein, is_rna, is_dna.
+// entity_id, restype, is_protein, is_rna, is_dna.
 std::string StructureMmcif(const std::string& name, const TensorDict& features,
                            const at::Tensor& positions, const at::Tensor& written);
 
