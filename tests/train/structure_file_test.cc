@@ -31,7 +31,8 @@ TensorDict ThreeAtoms() {
 }
 
 TEST(StructureFile, NamesAtomsResiduesAndChains) {
-  const at::Tensor positions = torch::tensor({{1.0, -2.5, 3.25}, {0.0, 0.0, 0.0}, {9.9999, 0, 1}});
+  const at::Tensor positions =
+      torch::tensor({{1.0, -2.5, 3.25}, {0.0, 0.0, 0.0}, {9.9999, 0.0, 1.0}});
   const at::Tensor all = at::ones({3}, at::kByte);
   const std::string text = StructureMmcif("x", ThreeAtoms(), positions, all);
   EXPECT_EQ(text.rfind("data_x\n#\nloop_\n_atom_site.group_PDB\n", 0), 0U) << text;
