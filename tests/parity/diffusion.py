@@ -1,6 +1,6 @@
 """Holds the diffusion losses and transformers against openfold3 0.5.0 and protenix 2.0.0. Run by hand:
 
-    cmake --build --preset cpu --target model_parity_dump && build/cpu/bin/model_parity_dump /tmp/dump
+    cmake --build --preset cpu --target model_diffusion_dump && build/cpu/bin/model_diffusion_dump /tmp/dump
     pip install --no-deps --target /tmp/peers openfold3==0.5.0 protenix==2.0.0 gemmi scipy optree biotite biotraj \
         ml_collections absl-py msgpack pandas einops rdkit networkx requests urllib3 idna certifi charset_normalizer
     LAYERNORM_TYPE=torch PYTHONPATH=/tmp/peers python tests/parity/diffusion.py /tmp/dump

@@ -1,6 +1,6 @@
 // Writes what tests/parity/diffusion.py compares: random inputs, parameters and this library's
 // results, as .npy files.
-//   model_parity_dump FOLDER
+//   model_diffusion_dump FOLDER
 #include <torch/torch.h>
 
 #include <cstdio>
@@ -16,45 +16,20 @@
 #include "model/rigid.h"
 #include "model/smooth_lddt.h"
 #include "tests/model/synthetic.h"
+#include "tests/parity/npy_folder.h"
 
 namespace megafold::model {
 namespace {
 
+using testing::NpyFolder;
 using testing::RandomBatch;
 using testing::Randomise;
-
-class Folder {
- public:
-  explicit Folder(std::filesystem::path path) : path_(std::move(path)) {
-    std::filesystem::create_directories(path_);
-  }
-  // NumPy's format 1.0, float32, C order.
-  void Write(const std::string& name, const at::Tensor& tensor) const {
-    const at::Tensor values = tensor.detach().to(at::kFloat).contiguous();
-    std::string shape;
-    for (const std::int64_t size : values.sizes()) shape += std::to_string(size) + ",";
-    std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + shape + "), }";
-    while ((10 + header.size() + 1) % 64 != 0) header += ' ';
-    header += '\n';
-    std::ofstream file(path_ / (name + ".npy"), std::ios::binary);
-    const char length[2] = {static_cast<char>(header.size() & 0xff),
-                            static_cast<char>(header.size() >> 8)};
-    file.write("\x93NUMPY\x01\x00", 8).write(length, 2);
-    file.write(header.data(), static_cast<std::streamsize>(header.size()));
-    file.write(static_cast<const char*>(values.data_ptr()),
-               static_cast<std::streamsize>(values.nbytes()));
-    if (!file) Fail(ErrorCode::kInternal, "cannot write ", path_ / name);
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 at::Tensor Normal(at::IntArrayRef shape, std::uint64_t seed) {
   return at::randn(shape, MakeGenerator(at::kCPU, seed), at::kFloat);
 }
 
-void DumpLosses(const Folder& folder) {
+void DumpLosses(const NpyFolder& folder) {
   const Features features = RandomBatch({.batch = 1, .tokens = 60}, 1);
   const LossConfig config;
   const DiffusionTruth truth(features, config);
@@ -84,7 +59,7 @@ void DumpLosses(const Folder& folder) {
 }
 
 // The gradient of a random projection of `out` with respect to `a` stands for the backward pass.
-void DumpTransformer(const Folder& folder, const std::string& name,
+void DumpTransformer(const NpyFolder& folder, const std::string& name,
                      const DiffusionTransformer& transformer, const at::Tensor& a,
                      const at::Tensor& s, const at::Tensor& z, const at::Tensor& out) {
   const at::Tensor cotangent = Normal(out.sizes(), 99);
@@ -99,7 +74,7 @@ void DumpTransformer(const Folder& folder, const std::string& name,
   }
 }
 
-void DumpTransformers(const Folder& folder, Ops ops) {
+void DumpTransformers(const NpyFolder& folder, Ops ops) {
   AtomConfig config;  // the paper's windows: 32 queries, 128 keys
   const Features features = RandomBatch({.batch = 1, .tokens = 101}, 4);
   const AtomLayout layout(features, config);
@@ -132,7 +107,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    const Folder folder(argv[1]);
+    const NpyFolder folder(argv[1]);
     DumpLosses(folder);
     for (const Ops ops : {Ops::kBaseline, Ops::kFused}) DumpTransformers(folder, ops);
   } catch (const std::exception& error) {
