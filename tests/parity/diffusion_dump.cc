@@ -4,11 +4,8 @@
 #include <torch/torch.h>
 
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <string>
 
-#include "megafold/core/error.h"
 #include "model/atom_layout.h"
 #include "model/diffusion_loss.h"
 #include "model/diffusion_transformer.h"
