@@ -1,5 +1,6 @@
 #include "backends/cpu/cpu_backend.h"
 
+#include "backends/cpu/evo_attention.h"
 #include "backends/cpu/layer_norm_linear.h"
 #include "backends/cpu/ref/evo_attention.h"
 #include "backends/cpu/ref/layer_norm_linear.h"
@@ -28,6 +29,7 @@ Kernel<Args> Reference(void (*run)(const Args&, Workspace, Stream)) {
 
 std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
   static const EvoAttentionImplementation list[] = {
+      {kSimd, DeviceType::kCpu, EvoAttentionForwardKernel(), EvoAttentionBackwardKernel()},
       {kReference, DeviceType::kCpu, Reference(&ref::EvoAttentionForward),
        Reference(&ref::EvoAttentionBackward)}};
   return list;

@@ -1,0 +1,148 @@
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "backends/cpu/evo_attention.h"
+#include "backends/cpu/evo_attention_pieces.h"
+#include "backends/cpu/gemm.h"
+#include "backends/cpu/parallel.h"
+
+namespace megafold::cpu {
+namespace {
+
+using Args = ops::EvoAttentionForwardArgs;
+using Int = std::int64_t;
+
+// Items are (group, chunk of its rows, slab of queries); nothing is summed over them, so that their
+// number is free: enough for even work, as few as possible for bias planes and K and V that are
+// read once.
+struct Plan {
+  AttentionDims dims;
+  Slabs chunks, slabs;
+
+  explicit Plan(const Args& args)
+      : dims(AttentionDims::Of(args)),
+        chunks(dims.group_rows, 1, Share(4, dims.groups)),
+        slabs(dims.queries, kQueryTile, Share(2, dims.groups * chunks.count)) {}
+
+  Int items() const { return dims.groups * chunks.count * slabs.count; }
+  int workers() const { return static_cast<int>(std::clamp<Int>(items(), 1, NumThreads())); }
+  // Queries of the longest slab.
+  Int slab_queries() const {
+    Int most = 0;
+    for (int slab = 0; slab < slabs.count; ++slab) {
+      most = std::max(most, slabs.End(slab) - slabs.Begin(slab));
+    }
+    return most;
+  }
+
+ private:
+  // Parts that each of `have` items is cut into for `items` of them per thread.
+  static int Share(int items, Int have) {
+    have = std::max<Int>(have, 1);
+    return static_cast<int>((items * NumThreads() + have - 1) / have);
+  }
+};
+
+struct Scratch {
+  BiasPlane bias;
+  MaskRow mask;
+  Block k, k_transposed, v;  // one tile of K; all of the row's keys
+  Block q, sum, scores;
+  RunningSoftmax state;
+  float *factor, *scale;
+
+  Scratch(const Args& args, const Plan& plan, Arena& arena)
+      : bias(args.bias, plan.slab_queries(), arena),
+        mask(args.mask, plan.dims.keys, arena),
+        k(arena.NewBlock(plan.dims.key_tile(), plan.dims.dim)),
+        k_transposed(arena.NewBlock(plan.dims.dim, plan.dims.keys)),
+        v(arena.NewBlock(plan.dims.keys, plan.dims.dim)),
+        q(arena.NewBlock(plan.dims.query_tile(), plan.dims.dim)),
+        sum(arena.NewBlock(plan.dims.query_tile(), plan.dims.dim)),
+        scores(arena.NewBlock(plan.dims.query_tile(), plan.dims.key_tile())),
+        state{arena.Floats(kQueryTile), arena.Floats(kQueryTile)},
+        factor(arena.Floats(kQueryTile)),
+        scale(arena.Floats(kQueryTile)) {}
+};
+
+void LoadRow(const Args& args, const AttentionDims& dims, const Scratch& s, const HeadRow& row) {
+  s.mask.Load(row);
+  LoadRows(row.Of(args.v, 0), s.v);
+  ForEachTile(0, dims.keys, kKeyTile, [&](Int first, Int count) {
+    LoadRows(row.Of(args.k, first), First(s.k, count));
+    Transpose(s.k.data, s.k.stride, count, dims.dim, s.k_transposed.data + first,
+              s.k_transposed.stride);
+  });
+}
+
+void QueryTile(const Args& args, const AttentionDims& dims, const Scratch& s, const HeadRow& row,
+               Int first_query, Int count) {
+  const Block q = First(s.q, count);
+  const Block sum = First(s.sum, count);
+  LoadRows(row.Of(args.q, first_query), q);
+  ScaleRows(q, s.scale);
+  std::fill_n(sum.data, count * sum.stride, 0.0F);
+  std::fill_n(s.state.largest, count, -std::numeric_limits<float>::infinity());
+  std::fill_n(s.state.sum, count, 0.0F);
+  ForEachTile(0, dims.keys, kKeyTile, [&](Int first, Int keys) {
+    const Block scores = Corner(s.scores, count, keys);
+    Gemm({count, keys, dims.dim}, RowMajor(q.data, q.stride),
+         Rows(s.k_transposed.data + first, s.k_transposed.stride), nullptr, 0, scores.data,
+         scores.stride);
+    OnlineSoftmaxRows(scores, s.bias.Terms(first_query, first, s.mask.From(first)), s.state,
+                      s.factor);
+    if (first > 0) ScaleRows(sum, s.factor);
+    const Block v = RowRange(s.v, first, keys);
+    Gemm({count, dims.dim, keys}, RowMajor(scores.data, scores.stride), Rows(v.data, v.stride),
+         sum.data, sum.stride, sum.data, sum.stride);
+  });
+  FinishSoftmax(s.state, count, s.factor, row.Statistic(args.lse) + first_query);
+  ScaleRows(sum, s.factor);
+  StoreRows(sum, row.Of(args.out, first_query));
+}
+
+void Item(const Args& args, const Plan& plan, Scratch& s, Int item) {
+  const Int slab = item % plan.slabs.count;
+  const Int chunk = item / plan.slabs.count % plan.chunks.count;
+  const Int group = item / plan.slabs.count / plan.chunks.count;
+  const Int begin = plan.slabs.Begin(slab);
+  const Int end = plan.slabs.End(slab);
+  s.bias.Load(group, begin, end - begin);
+  for (Int r = plan.chunks.Begin(chunk); r < plan.chunks.End(chunk); ++r) {
+    const HeadRow row(plan.dims, group, r);
+    LoadRow(args, plan.dims, s, row);
+    ForEachTile(begin, end, kQueryTile,
+                [&](Int first, Int count) { QueryTile(args, plan.dims, s, row, first, count); });
+  }
+}
+
+std::vector<Scratch> MakeScratch(const Args& args, const Plan& plan, Arena& arena) {
+  std::vector<Scratch> scratch;
+  for (int w = 0; w < plan.workers(); ++w) scratch.emplace_back(args, plan, arena);
+  return scratch;
+}
+
+std::size_t ForwardWorkspace(const Args& args) {
+  Arena arena(nullptr);
+  MakeScratch(args, Plan(args), arena);
+  return arena.used();
+}
+
+void Forward(const Args& args, Workspace workspace, Stream) {
+  const Plan plan(args);
+  Arena arena(workspace.data);
+  std::vector<Scratch> scratch = MakeScratch(args, plan, arena);
+  for (Scratch& s : scratch) std::fill_n(s.scale, kQueryTile, args.scale);
+  ParallelItems(plan.workers(), plan.items(), [&](int worker, Int item) {
+    Item(args, plan, scratch[static_cast<std::size_t>(worker)], item);
+  });
+}
+
+}  // namespace
+
+Kernel<Args> EvoAttentionForwardKernel() {
+  return {&SupportsAttention<Args>, &ForwardWorkspace, &Forward};
+}
+
+}  // namespace megafold::cpu
