@@ -1,0 +1,40 @@
+"""The C++ install: a program outside the tree finds the package by CMake, links with it and computes attention."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# What examples/cpp_attention prints, computed apart from the library in double precision on libstdc++'s random numbers.
+ATTENTION = (-0.17256, 0.05570, 0.11067)
+
+
+def run(*command: str | Path, **variables: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"} | variables
+    result = subprocess.run([str(word) for word in command], env=environment, text=True, capture_output=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_cpp_example_against_the_installed_library(tmp_path: Path) -> None:
+    if "MEGAFOLD_LIBRARY_DIR" not in os.environ:
+        pytest.skip("MEGAFOLD_LIBRARY_DIR is not set: there is no build tree to install from")
+    tree = Path(os.environ["MEGAFOLD_LIBRARY_DIR"]).resolve().parent
+    if not (tree / "cmake_install.cmake").is_file():
+        pytest.skip(f"{tree} is not a build tree: an installed package is under test")
+    prefix, build = tmp_path / "prefix", tmp_path / "build"
+    run("cmake", "--install", tree, "--prefix", prefix, "--component", "development")
+    run("cmake", "-G", "Ninja", "-S", ROOT / "examples" / "cpp_attention", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
+    found = re.search(r"^megafold_DIR:PATH=(.*)$", (build / "CMakeCache.txt").read_text(), re.MULTILINE)
+    assert found and Path(found[1]).is_relative_to(prefix), "another MegaFold was found"
+    run("cmake", "--build", build)
+    output = run(build / "attention", OMP_NUM_THREADS="2")
+    version = re.search(r"project\(megafold VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())
+    assert version and output.startswith(f"megafold {version[1]}: "), output
+    values = [float(word) for word in output.rpartition("=")[2].split()]
+    assert values == pytest.approx(ATTENTION, abs=2e-4), output
