@@ -1,6 +1,8 @@
 #include "apps/megafold/prediction.h"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "data/dataset.h"
 #include "data/loader.h"
@@ -22,35 +24,53 @@ train::TensorDict WholeEntry(const RunConfig& config) {
   return train::ToTrainBatch(data::Collate(std::span(&example, 1))).features;
 }
 
+struct Aligned {
+  at::Tensor positions;  // [A, 3], in the frame of the true structure
+  double rmsd = 0;
+};
+
+Aligned LayOnto(const at::Tensor& sample, const at::Tensor& truth, const at::Tensor& resolved) {
+  const at::Tensor aligned =
+      model::WeightedRigidAlign(sample.unsqueeze(1), truth.unsqueeze(1), resolved).squeeze(1);
+  const at::Tensor squared = ((aligned - truth).square().sum(-1) * resolved).sum();
+  return {aligned[0], std::sqrt((squared / resolved.sum().clamp_min(1)).item<double>())};
+}
+
 }  // namespace
 
 PredictionFiles PredictEntry(const RunConfig& config, train::Trainer& trainer,
                              const std::filesystem::path& folder) {
   const std::string& entry = config.prediction.entry;
   const train::TensorDict features = WholeEntry(config);
-  const at::Tensor raw = trainer.Predict(features, config.train.seed);  // [1, A, 3]
   const at::Tensor truth = features.at("atom_positions").to(at::kFloat);
   const at::Tensor resolved = features.at("atom_resolved").to(at::kFloat);
-  const at::Tensor predicted =
-      model::WeightedRigidAlign(raw.unsqueeze(1), truth.unsqueeze(1), resolved).squeeze(1);
-  const at::Tensor squared = ((predicted - truth).square().sum(-1) * resolved).sum();
+  PredictionFiles files{folder, {}};
+  Aligned nearest;
+  for (int k = 0; k < config.prediction.samples; ++k) {
+    const at::Tensor sample =
+        trainer.Predict(features, config.train.seed + static_cast<std::uint64_t>(k));  // [1, A, 3]
+    Aligned aligned = LayOnto(sample, truth, resolved);
+    files.rmsds.push_back(aligned.rmsd);
+    if (k == 0 || aligned.rmsd < nearest.rmsd) nearest = std::move(aligned);
+  }
+  std::sort(files.rmsds.begin(), files.rmsds.end());
 
   std::filesystem::create_directories(folder);
   const at::Tensor atoms = resolved[0];
   train::WriteFileAtomically(
       folder / (entry + "_predicted.cif"),
-      train::StructureMmcif(entry + "_predicted", features, predicted[0], atoms));
+      train::StructureMmcif(entry + "_predicted", features, nearest.positions, atoms));
   train::WriteFileAtomically(folder / (entry + "_true.cif"),
                              train::StructureMmcif(entry + "_true", features, truth[0], atoms));
   train::WriteSafetensors(folder / (entry + ".safetensors"),
-                          {{"predicted", predicted[0]},
+                          {{"predicted", nearest.positions},
                            {"true", truth[0]},
                            {"resolved", features.at("atom_resolved")[0]},
                            {"center_atom", features.at("token_center_atom")[0]},
                            {"asym_id", features.at("asym_id")[0]},
                            {"is_polymer", 1 - features.at("is_ligand")[0]}},
-                          {{"entry", entry}});
-  return {folder, std::sqrt((squared / resolved.sum().clamp_min(1)).item<double>())};
+                          {{"entry", entry}, {"samples", std::to_string(files.rmsds.size())}});
+  return files;
 }
 
 }  // namespace megafold::apps

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "apps/megafold/run_config.h"
 #include "train/trainer.h"
@@ -11,10 +12,13 @@ namespace megafold::apps {
 
 struct PredictionFiles {
   std::filesystem::path folder;
-  double rmsd = 0;  // over resolved atoms, after the prediction was laid onto the true structure
+  // Of each sample, nearest first, in Angstrom: over resolved atoms, after the sample was laid onto
+  // the true structure.
+  std::vector<double> rmsds;
 };
 
-// Predicts config.prediction.entry whole and writes to `folder`:
+// Samples config.prediction.entry whole, config.prediction.samples times, and writes the sample
+// nearest to the true structure to `folder`:
 //   <entry>_predicted.cif, <entry>_true.cif   same atoms, same frame
 //   <entry>.safetensors                       predicted, true [A, 3]; resolved [A];
 //                                             center_atom, asym_id, is_polymer [N]

@@ -13,12 +13,15 @@ namespace megafold::apps {
 // After training, one entry is predicted whole and written beside its true structure.
 struct PredictionConfig {
   std::string entry;
+  int samples = 1;
   int steps = 200;
 
   template <class V>
   void Visit(V& v) {
     v("entry", entry, "entry predicted once training has finished; empty: none");
-    v("steps", steps, "denoising steps of that prediction", config::AtLeast(1));
+    v("samples", samples, "structures sampled; the one nearest to the truth is written",
+      config::AtLeast(1));
+    v("steps", steps, "denoising steps of each sample", config::AtLeast(1));
   }
 };
 

@@ -86,7 +86,12 @@ int Finish(const RunConfig& config, train::Trainer& trainer, const train::RunSum
   if (summary.stop_signal == 0 && !config.prediction.entry.empty()) {
     const PredictionFiles files = PredictEntry(config, trainer, summary.folder / "prediction");
     text += StrCat("prediction       ", config.prediction.entry, " in ", files.folder.string(),
-                   ", ", files.rmsd, " A from the true structure (all atoms)\n");
+                   ", ", files.rmsds.front(), " A from the true structure (all atoms)");
+    if (files.rmsds.size() > 1) {
+      text += StrCat(", the nearest of ", files.rmsds.size(), " samples (median ",
+                     files.rmsds[files.rmsds.size() / 2], " A)");
+    }
+    text += "\n";
   }
   train::WriteFileAtomically(summary.folder / "summary.txt", text);
   std::cout << "\n" << text << std::flush;
@@ -116,7 +121,8 @@ int Train(const Options& options) {
   train::Trainer trainer(config.train, model,
                          {folder, options.resume, yaml, isatty(STDOUT_FILENO) != 0}, std::cout);
   train::WriteFileAtomically(folder / "config.yaml", yaml);
-  std::cout << dataset.size() << " entries of " << config.data.root << "; "
+  std::cout << dataset.size() << (dataset.size() == 1 ? " entry of " : " entries of ")
+            << config.data.root << "; "
             << trainer.parameter_count() << " parameters on " << trainer.device().str()
             << "; steps " << trainer.step() + 1 << " to " << config.train.steps << " into "
             << folder.string() << std::endl;

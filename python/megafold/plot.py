@@ -81,7 +81,9 @@ def draw_losses(axes: plt.Axes, log: dict[str, np.ndarray]) -> None:
 def read_prediction(file: Path) -> dict[str, np.ndarray | str]:
     with safe_open(str(file), framework="numpy") as tensors:
         result: dict[str, np.ndarray | str] = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        result["entry"] = (tensors.metadata() or {}).get("entry", file.stem)
+        metadata = tensors.metadata() or {}
+        result["entry"] = metadata.get("entry", file.stem)
+        result["samples"] = metadata.get("samples", "1")
     return result
 
 
@@ -118,8 +120,9 @@ def draw_structure(axes: plt.Axes, prediction: dict[str, np.ndarray | str]) -> N
         axes.scatter(*true[ligand].T, color=TRUE_COLOUR, s=30, alpha=0.6)
         axes.scatter(*predicted[ligand].T, color="#d1495b", s=14)
     error = np.sqrt(np.mean(np.sum((true[resolved] - predicted[resolved]) ** 2, axis=1)))
-    axes.set_title(f"{str(prediction['entry']).upper()}: predicted (coloured, first residue dark)\n"
-                   f"on the true structure (grey), {error:.1f} Å over {int(resolved.sum())} token centres")
+    which = "" if prediction["samples"] == "1" else f", nearest of {prediction['samples']} samples"
+    axes.set_title(f"{str(prediction['entry']).upper()}: predicted (coloured, first residue dark) on the true structure\n"
+                   f"(grey), {error:.1f} Å over {int(resolved.sum())} token centres{which}", fontsize="medium")
     spread = np.concatenate([true[resolved], predicted[resolved]])
     extent = np.maximum(np.ptp(spread, axis=0), 1)
     for limits, low, size in zip((axes.set_xlim, axes.set_ylim, axes.set_zlim), spread.min(axis=0), extent,
