@@ -65,6 +65,18 @@ void RunOrQuery(const Kernel& kernel, const Args& args, void* workspace,
              {{megafold::DeviceType::kCuda, device}, stream});
 }
 
+// What forward and backward take alike: the first seven operands.
+template <typename Args>
+Args CommonArgs(const std::int64_t* operands, float scale, int device) {
+  Args args;
+  args.scale = scale;
+  int index = 0;
+  for (TensorView* view : {&args.q, &args.k, &args.v, &args.mask, &args.bias, &args.out, &args.lse}) {
+    *view = View(operands + index++ * kFields, device);
+  }
+  return args;
+}
+
 }  // namespace
 
 // The implementations' names, fastest first, separated by newlines.
@@ -86,16 +98,7 @@ extern "C" int megafold_shim_forward(const char* implementation, const std::int6
                                      float scale, void* workspace, std::int64_t* workspace_bytes,
                                      int device, void* stream, char* message, std::size_t bytes) {
   return Guarded(message, bytes, [&] {
-    auto view = [&](int index) { return View(operands + index * kFields, device); };
-    megafold::ops::EvoAttentionForwardArgs args;
-    args.q = view(0);
-    args.k = view(1);
-    args.v = view(2);
-    args.mask = view(3);
-    args.bias = view(4);
-    args.out = view(5);
-    args.lse = view(6);
-    args.scale = scale;
+    auto args = CommonArgs<megafold::ops::EvoAttentionForwardArgs>(operands, scale, device);
     RunOrQuery(Find(implementation).forward, args, workspace, workspace_bytes, device, stream);
   });
 }
@@ -105,21 +108,12 @@ extern "C" int megafold_shim_backward(const char* implementation, const std::int
                                       float scale, void* workspace, std::int64_t* workspace_bytes,
                                       int device, void* stream, char* message, std::size_t bytes) {
   return Guarded(message, bytes, [&] {
-    auto view = [&](int index) { return View(operands + index * kFields, device); };
-    megafold::ops::EvoAttentionBackwardArgs args;
-    args.q = view(0);
-    args.k = view(1);
-    args.v = view(2);
-    args.mask = view(3);
-    args.bias = view(4);
-    args.out = view(5);
-    args.lse = view(6);
-    args.dout = view(7);
-    args.dq = view(8);
-    args.dk = view(9);
-    args.dv = view(10);
-    args.dbias = view(11);
-    args.scale = scale;
+    auto args = CommonArgs<megafold::ops::EvoAttentionBackwardArgs>(operands, scale, device);
+    args.dout = View(operands + 7 * kFields, device);
+    args.dq = View(operands + 8 * kFields, device);
+    args.dk = View(operands + 9 * kFields, device);
+    args.dv = View(operands + 10 * kFields, device);
+    args.dbias = View(operands + 11 * kFields, device);
     RunOrQuery(Find(implementation).backward, args, workspace, workspace_bytes, device, stream);
   });
 }
