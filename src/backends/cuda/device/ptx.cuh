@@ -1,6 +1,9 @@
 // Thin wrappers of the PTX instructions that the kernels use and CUDA C++ has no name for.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cstdint>
 
 namespace megafold::cuda {
@@ -43,6 +46,16 @@ __device__ __forceinline__ void LoadMatrixTransposed(std::uint32_t (&r)[4], std:
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
+}
+
+// Two floats rounded to 16 bits, `low` in the low half.
+__device__ __forceinline__ std::uint32_t Pack(float low, float high, __nv_bfloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+__device__ __forceinline__ std::uint32_t Pack(float low, float high, __half) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
 }  // namespace megafold::cuda

@@ -1,0 +1,131 @@
+// Hopper's warpgroup matrix products (sm_90a) on 16-bit operands with float accumulators.
+//
+// D[64, N] += A[64, 16] B[16, N]. A warpgroup is four warps, the first at a multiple of four.
+// Thread t (warp w = t / 32, lane l = t % 32) holds of D, in d[4 j + i], row 16 w + l / 4 + 8 (i /
+// 2) and column 8 j + 2 (l % 4) + i % 2. A in registers has the same order: two neighbouring column
+// groups of an accumulator, rounded to 16 bits, are the A of one step, so a product's result feeds
+// the next product without a shuffle (ScoresAsA).
+//
+// Shared-memory tiles are what a tensor copy with 64-byte or 128-byte swizzle writes: rows of 64 or
+// 128 bytes, starting on 1024 bytes. A tile serves K-major (rows are M or N, columns K: Q and K of
+// Q K^T) or MN-major (rows are K, columns N: V of P V).
+#pragma once
+
+#include <cstdint>
+
+#include "backends/cuda/device/ptx.cuh"
+
+namespace megafold::cuda {
+
+// What the matrix units see of a shared-memory tile of kPitch-byte rows.
+template <int kPitch>
+struct TileDescriptor {
+  static_assert(kPitch == 64 || kPitch == 128);
+  // Rows go in groups of eight; the pitch names the swizzle. The leading offset is not used by
+  // either order as long as a row is one swizzle span.
+  static constexpr std::uint64_t kLayout = std::uint64_t{kPitch == 64 ? 2 : 1} << 62 |
+                                           std::uint64_t{8 * kPitch / 16} << 32 |
+                                           std::uint64_t{1} << 16;
+
+  static __device__ __forceinline__ std::uint64_t At(std::uint32_t address) {
+    return kLayout | ((address & 0x3FFFF) >> 4);
+  }
+  // Added to a descriptor: the next 16 of K for a K-major tile, and for an MN-major one.
+  static constexpr std::uint64_t kStepKMajor = 32 / 16;
+  static constexpr std::uint64_t kStepMnMajor = 16 * kPitch / 16;
+  // 64 rows further.
+  static constexpr std::uint64_t kSixtyFourRows = 64 * kPitch / 16;
+};
+
+enum class Order : int { kKMajor = 0, kMnMajor = 1 };
+
+// Before the first product of a batch: registers written by ordinary instructions are ready.
+__device__ __forceinline__ void WgmmaFence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WgmmaCommit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void WgmmaWait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+// Keeps the compiler from moving uses of accumulators over a wait, or their writes over a fence.
+template <int kCount>
+__device__ __forceinline__ void PinRegisters(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// One product of a batch. `accumulate` false overwrites d.
+template <typename T, int kN>
+struct Wgmma;
+
+// clang-format off
+#define MEGAFOLD_D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
+                       "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define MEGAFOLD_D16 MEGAFOLD_D8(0), MEGAFOLD_D8(8)
+#define MEGAFOLD_D24 MEGAFOLD_D16, MEGAFOLD_D8(16)
+#define MEGAFOLD_D32 MEGAFOLD_D24, MEGAFOLD_D8(24)
+#define MEGAFOLD_D16_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
+                           "%8, %9, %10, %11, %12, %13, %14, %15}, "
+#define MEGAFOLD_D24_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
+                           "%8, %9, %10, %11, %12, %13, %14, %15, " \
+                           "%16, %17, %18, %19, %20, %21, %22, %23}, "
+#define MEGAFOLD_D32_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
+                           "%8, %9, %10, %11, %12, %13, %14, %15, " \
+                           "%16, %17, %18, %19, %20, %21, %22, %23, " \
+                           "%24, %25, %26, %27, %28, %29, %30, %31}, "
+// Operands follow the accumulators in the order of their numbers.
+#define MEGAFOLD_WGMMA(T, kType, kN, kCount, n0, n1, n2, n3, n4, n5, n6)                           \
+  template <>                                                                                      \
+  struct Wgmma<T, kN> {                                                                            \
+    template <Order kB>                                                                            \
+    static __device__ __forceinline__ void Run(float (&d)[kCount], const std::uint32_t (&a)[4],    \
+                                               std::uint64_t b, bool accumulate) {                 \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #n5 ", 0;\n"                               \
+                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kType "." kType " "           \
+                   MEGAFOLD_D##kCount##_NAMES                                                      \
+                   "{%" #n0 ", %" #n1 ", %" #n2 ", %" #n3 "}, %" #n4 ", p, 1, 1, %" #n6 ";\n}\n"   \
+                   : MEGAFOLD_D##kCount                                                            \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                           \
+                     "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kB)));                \
+    }                                                                                              \
+    template <Order kB>                                                                            \
+    static __device__ __forceinline__ void Run(float (&d)[kCount], std::uint64_t a,                \
+                                               std::uint64_t b, bool accumulate) {                 \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #n2 ", 0;\n"                               \
+                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kType "." kType " "           \
+                   MEGAFOLD_D##kCount##_NAMES                                                      \
+                   "%" #n0 ", %" #n1 ", p, 1, 1, 0, %" #n3 ";\n}\n"                               \
+                   : MEGAFOLD_D##kCount                                                            \
+                   : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)),                            \
+                     "n"(static_cast<int>(kB)));                                                   \
+    }                                                                                              \
+  };
+MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 32, 16, 16, 17, 18, 19, 20, 21, 22)
+MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 48, 24, 24, 25, 26, 27, 28, 29, 30)
+MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
+MEGAFOLD_WGMMA(__half, "f16", 32, 16, 16, 17, 18, 19, 20, 21, 22)
+MEGAFOLD_WGMMA(__half, "f16", 48, 24, 24, 25, 26, 27, 28, 29, 30)
+MEGAFOLD_WGMMA(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
+#undef MEGAFOLD_WGMMA
+#undef MEGAFOLD_D16
+#undef MEGAFOLD_D16_NAMES
+#undef MEGAFOLD_D24
+#undef MEGAFOLD_D24_NAMES
+#undef MEGAFOLD_D32
+#undef MEGAFOLD_D32_NAMES
+#undef MEGAFOLD_D8
+// clang-format on
+
+// The A operand of the product over columns [16 step, 16 step + 16) of an accumulator.
+template <typename T, int kCount>
+__device__ __forceinline__ void ScoresAsA(std::uint32_t (&a)[4], const float (&d)[kCount],
+                                          int step) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = Pack(d[8 * step + 2 * i], d[8 * step + 2 * i + 1], T{});
+}
+
+}  // namespace megafold::cuda
+
