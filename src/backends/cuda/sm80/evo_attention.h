@@ -9,10 +9,6 @@ namespace megafold::cuda {
 
 extern const EvoAttentionImplementation kPortableEvoAttention;
 
-// The kernels' view of a call, shared with other paths. Pointers into the workspace are left null.
-AttentionParams MakeAttentionParams(const ops::EvoAttentionForwardArgs& args);
-AttentionParams MakeAttentionParams(const ops::EvoAttentionBackwardArgs& args);
-
 // Whether the operands' types and shapes are among those the CUDA kernels were built for.
 Support SupportsAttention(const TensorView& q, const TensorView& k, const TensorView& bias);
 

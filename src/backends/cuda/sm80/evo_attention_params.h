@@ -1,52 +1,19 @@
 // What the portable EvoAttention kernels are told, and the functions that launch them.
-//
-// "Rows" are the (batch, row) pairs that share one bias: all of a batch's rows, or those of every
-// batch when the bias is shared by the batches. A "group" is one such set. Several rows of a group
-// are worked on at once so that a tile of bias is read once for all of them.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+#include "backends/cuda/attention/problem.h"
 #include "megafold/core/dtype.h"
 
 namespace megafold::cuda {
 
-// A [B, S, N, H, D] operand; strides in elements, the last one is 1.
-struct AttentionOperand {
-  void* data = nullptr;
-  std::int64_t batch = 0, row = 0, token = 0, head = 0;
-  bool aligned = false;  // every vector starts on 16 bytes
-};
-
-enum class TermKind : int { kNone, kBool, kFloat32, kStorage };
-
-struct AttentionMask {
-  const void* data = nullptr;
-  TermKind kind = TermKind::kNone;
-  std::int64_t batch = 0, row = 0, key = 0;
-};
-
-struct AttentionBias {
-  const void* data = nullptr;
-  TermKind kind = TermKind::kNone;
-  std::int64_t group = 0, head = 0, query = 0, key = 0;
-  bool aligned = false;  // key stride 1 and every row starts on 16 bytes
-};
-
-struct AttentionParams {
-  AttentionOperand q, k, v, out, dout, dq, dk, dv;
-  AttentionMask mask;
-  AttentionBias bias;
-  float* lse = nullptr;                      // [B, S, H, Nq], natural logarithm
-  float* delta = nullptr;                    // [B, S, H, Nq], sum over D of dO * O
-  float* dbias = nullptr;                    // [chunks, groups, H, Nq, Nk]
-  std::int64_t batches = 0, batch_rows = 0;  // B, S
-  std::int64_t groups = 0, rows = 0;         // rows of a group
-  std::int64_t row_chunks = 1;               // dBias: parts that a group's rows are summed in
-  int heads = 0, queries = 0, keys = 0, dim = 0;
-  float scale = 1;
+struct AttentionParams : AttentionProblem {
+  float* delta = nullptr;       // [B, S, H, Nq], sum over D of dO * O
+  float* dbias = nullptr;       // [chunks, groups, H, Nq, Nk]
+  std::int64_t row_chunks = 1;  // dBias: parts that a group's rows are summed in
 };
 
 // The kernels of one storage type and one padded head dimension. Each queues on `stream` and throws

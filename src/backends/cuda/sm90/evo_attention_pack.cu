@@ -1,0 +1,264 @@
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "backends/cuda/attention/problem.cuh"
+#include "backends/cuda/device/launch.cuh"
+#include "backends/cuda/sm90/evo_attention_pack.h"
+
+namespace megafold::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kTile = kHopperTile;
+
+// ---- Bias: a block packs 16 queries x 64 keys of up to four heads. ----
+
+constexpr int kBlockQueries = 16;
+constexpr int kBlockHeads = 4;
+// Pairs of keys of eight queries, and single keys of four heads, lie in different banks.
+constexpr int kPitch = kTile + 8;
+constexpr int kHeadPitch = kBlockQueries * kPitch + 8;
+
+// Which dimension of the bias neighbouring threads read along.
+enum class Fastest { kKey, kQuery, kHead };
+
+struct BiasElement {
+  int query, key, head;
+  __device__ BiasElement(Fastest fastest, int index) {
+    switch (fastest) {
+      case Fastest::kKey:
+        key = index % kTile;
+        query = index / kTile % kBlockQueries;
+        head = index / kTile / kBlockQueries;
+        break;
+      case Fastest::kQuery:
+        query = index % kBlockQueries;
+        key = index / kBlockQueries % kTile;
+        head = index / kBlockQueries / kTile;
+        break;
+      case Fastest::kHead:
+        head = index % kBlockHeads;
+        key = index / kBlockHeads % kTile;
+        query = index / kBlockHeads / kTile;
+        break;
+    }
+  }
+  __device__ float& In(float* tile) const { return tile[head * kHeadPitch + query * kPitch + key]; }
+};
+
+template <typename T>
+__global__ __launch_bounds__(kThreads) void PackBiasKernel(
+    const __grid_constant__ AttentionProblem p, Fastest fastest, int query_tiles, int key_tiles,
+    float* by_queries, float* by_keys) {
+  __shared__ float tile[kBlockHeads * kHeadPitch];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int parts = query_tiles * (kTile / kBlockQueries);
+  const int head_blocks = (p.heads + kBlockHeads - 1) / kBlockHeads;
+  std::int64_t block = blockIdx.x;
+  const int key_tile = static_cast<int>(block % key_tiles);
+  block /= key_tiles;
+  const int part = static_cast<int>(block % parts);
+  block /= parts;
+  const int first_head = static_cast<int>(block % head_blocks) * kBlockHeads;
+  const std::int64_t group = block / head_blocks;
+  const int heads = min(kBlockHeads, p.heads - first_head);
+  const int first_query = part * kBlockQueries;
+  const int first_key = key_tile * kTile;
+
+  const std::int64_t base = group * p.bias.group + first_head * p.bias.head +
+                            first_query * p.bias.query + first_key * p.bias.key;
+  constexpr int kEach = kBlockHeads * kBlockQueries * kTile / kThreads;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const BiasElement at(fastest, i * kThreads + thread);
+    float value = first_key + at.key < p.keys ? 0.0F : -kInfinity;
+    if (first_key + at.key < p.keys && first_query + at.query < p.queries && at.head < heads) {
+      value = kLog2E * static_cast<float>(static_cast<const T*>(
+                           p.bias.data)[base + at.head * p.bias.head + at.query * p.bias.query +
+                                        at.key * p.bias.key]);
+    }
+    at.In(tile) = value;
+  }
+  __syncthreads();
+
+  const int query_tile = first_query / kTile;
+  const int part_of_tile = part % (kTile / kBlockQueries);
+  for (int head = 0; head < heads; ++head) {
+    const std::int64_t matrix = group * p.heads + first_head + head;
+    const float* source = tile + head * kHeadPitch;
+    const int lane = thread % 32;
+    if (by_queries != nullptr) {  // the 16 queries are one warp's rows
+      const int v = thread / 32;
+      const float* from = source + lane / 4 * kPitch + 8 * v + 2 * (lane % 4);
+      const std::int64_t at = (matrix * query_tiles + query_tile) * key_tiles + key_tile;
+      reinterpret_cast<float4*>(by_queries)[(at * 8 + v) * 128 + part_of_tile * 32 + lane] =
+          make_float4(from[0], from[1], from[8 * kPitch], from[8 * kPitch + 1]);
+    }
+    if (by_keys != nullptr) {  // the 16 queries are two groups of eight columns
+      const int column = thread / 128;
+      const int warp = thread / 32 % 4;
+      const float* from = source + (8 * column + 2 * (lane % 4)) * kPitch + 16 * warp + lane / 4;
+      const std::int64_t at = (matrix * key_tiles + key_tile) * query_tiles + query_tile;
+      reinterpret_cast<float4*>(
+          by_keys)[(at * 8 + part_of_tile * 2 + column) * 128 + thread % 128] =
+          make_float4(from[0], from[kPitch], from[8], from[kPitch + 8]);
+    }
+  }
+}
+
+// ---- Mask terms: one thread a term. ----
+
+template <typename T>
+__global__ __launch_bounds__(kThreads) void PackMaskKernel(
+    const __grid_constant__ AttentionProblem p, std::int64_t mask_rows, int length,
+    std::int64_t count, float* terms) {
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= count) return;
+  const int key = static_cast<int>(index % length);
+  const RowIndex at(index / length / mask_rows, index / length % mask_rows);
+  terms[index] = kLog2E * MaskTerm<T>(p, MaskBase(p, at), key);
+}
+
+// ---- Statistics: kLanes threads a query, heads fastest, as the usual layout has them. ----
+
+__device__ __forceinline__ float Dot(const uint4& a, const uint4& b, __nv_bfloat16) {
+  const auto* x = reinterpret_cast<const __nv_bfloat162*>(&a);
+  const auto* y = reinterpret_cast<const __nv_bfloat162*>(&b);
+  float sum = 0.0F;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 u = __bfloat1622float2(x[i]);
+    const float2 v = __bfloat1622float2(y[i]);
+    sum = fmaf(u.y, v.y, fmaf(u.x, v.x, sum));
+  }
+  return sum;
+}
+__device__ __forceinline__ float Dot(const uint4& a, const uint4& b, __half) {
+  const auto* x = reinterpret_cast<const __half2*>(&a);
+  const auto* y = reinterpret_cast<const __half2*>(&b);
+  float sum = 0.0F;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 u = __half22float2(x[i]);
+    const float2 v = __half22float2(y[i]);
+    sum = fmaf(u.y, v.y, fmaf(u.x, v.x, sum));
+  }
+  return sum;
+}
+
+template <typename T, int kLanes>
+__global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
+    const __grid_constant__ AttentionProblem p, int query_tiles, std::int64_t count,
+    float* statistics) {
+  const std::int64_t index =
+      (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const std::int64_t item = min(index, count - 1);  // every lane takes part in the shuffles
+  const int padded = query_tiles * kTile;
+  const int head = static_cast<int>(item % p.heads);
+  const int query = static_cast<int>(item / p.heads % padded);
+  const std::int64_t row = item / p.heads / padded;
+  const RowIndex at(row / p.batch_rows, row % p.batch_rows);
+  float delta = 0.0F;
+  if (query < p.queries && lane * 8 < p.dim) {
+    const T* out = RowBase<const T>(p.out, at, head) + query * p.out.token + lane * 8;
+    const T* dout = RowBase<const T>(p.dout, at, head) + query * p.dout.token + lane * 8;
+    delta = Dot(*reinterpret_cast<const uint4*>(out), *reinterpret_cast<const uint4*>(dout), T{});
+  }
+#pragma unroll
+  for (int offset = 1; offset < kLanes; offset *= 2) {
+    delta += __shfl_xor_sync(0xFFFFFFFFU, delta, offset);
+  }
+  if (index >= count || lane != 0) return;
+  float* tile = statistics + ((row * p.heads + head) * query_tiles + query / kTile) * (2 * kTile) +
+                query % kTile;
+  tile[0] = query < p.queries ? p.lse[StatisticBase(p, at, head) + query] * kLog2E : kInfinity;
+  tile[kTile] = delta;
+}
+
+int Tiles(int length) { return (length + kTile - 1) / kTile; }
+std::int64_t Blocks(std::int64_t threads) { return (threads + kThreads - 1) / kThreads; }
+
+std::int64_t MaskBatches(const AttentionProblem& p) { return p.mask.batch == 0 ? 1 : p.batches; }
+std::int64_t MaskRows(const AttentionProblem& p) { return p.mask.row == 0 ? 1 : p.batch_rows; }
+// Without a mask the packed bias already keeps keys past the last one out.
+bool NeedsMask(const AttentionProblem& p) {
+  return p.mask.kind != TermKind::kNone || (p.bias.kind == TermKind::kNone && p.keys % kTile != 0);
+}
+
+Fastest FastestDimension(const AttentionBias& bias) {
+  if (bias.key == 1) return Fastest::kKey;
+  if (bias.head == 1) return Fastest::kHead;
+  return bias.query == 1 ? Fastest::kQuery : Fastest::kKey;
+}
+
+template <typename T>
+void LaunchStatistics(const AttentionProblem& p, float* statistics, cudaStream_t stream) {
+  const std::int64_t count =
+      p.batches * p.batch_rows * Tiles(p.queries) * kTile * static_cast<std::int64_t>(p.heads);
+  auto launch = [&](auto kernel, int lanes) {
+    LaunchKernel("evo_attention statistics (cuda sm90a)", kernel, Blocks(count * lanes), kThreads,
+                 0, stream, p, Tiles(p.queries), count, statistics);
+  };
+  if (p.dim <= 32) return launch(PackStatisticsKernel<T, 4>, 4);
+  launch(PackStatisticsKernel<T, 8>, 8);
+}
+
+}  // namespace
+
+std::size_t PackedBiasBytes(const AttentionProblem& p) {
+  if (p.bias.kind == TermKind::kNone) return 0;
+  return static_cast<std::size_t>(p.groups * p.heads) * static_cast<std::size_t>(Tiles(p.queries)) *
+         static_cast<std::size_t>(Tiles(p.keys)) * kTile * kTile * sizeof(float);
+}
+
+std::size_t PackedMaskBytes(const AttentionProblem& p) {
+  if (!NeedsMask(p)) return 0;
+  return static_cast<std::size_t>(MaskBatches(p) * MaskRows(p)) *
+         static_cast<std::size_t>(Tiles(p.keys)) * kTile * sizeof(float);
+}
+
+std::size_t PackedStatisticsBytes(const AttentionProblem& p) {
+  return static_cast<std::size_t>(p.batches * p.batch_rows * p.heads) *
+         static_cast<std::size_t>(Tiles(p.queries)) * 2 * kTile * sizeof(float);
+}
+
+void PackBias(const AttentionProblem& p, DType type, float* by_queries, float* by_keys,
+              cudaStream_t stream) {
+  if (p.bias.kind == TermKind::kNone || (by_queries == nullptr && by_keys == nullptr)) return;
+  const int query_tiles = Tiles(p.queries);
+  const int key_tiles = Tiles(p.keys);
+  const std::int64_t blocks = p.groups * ((p.heads + kBlockHeads - 1) / kBlockHeads) * query_tiles *
+                              (kTile / kBlockQueries) * key_tiles;
+  auto launch = [&](auto kernel) {
+    LaunchKernel("evo_attention bias packing (cuda sm90a)", kernel, blocks, kThreads, 0, stream, p,
+                 FastestDimension(p.bias), query_tiles, key_tiles, by_queries, by_keys);
+  };
+  if (p.bias.kind == TermKind::kFloat32) return launch(PackBiasKernel<float>);
+  if (type == DType::kBFloat16) return launch(PackBiasKernel<__nv_bfloat16>);
+  launch(PackBiasKernel<__half>);
+}
+
+PackedMask PackMask(const AttentionProblem& p, DType type, float* terms, cudaStream_t stream) {
+  if (!NeedsMask(p)) return {};
+  const int length = Tiles(p.keys) * kTile;
+  const std::int64_t rows = MaskRows(p);
+  const std::int64_t count = MaskBatches(p) * rows * length;
+  auto launch = [&](auto kernel) {
+    LaunchKernel("evo_attention mask packing (cuda sm90a)", kernel, Blocks(count), kThreads, 0,
+                 stream, p, rows, length, count, terms);
+  };
+  if (type == DType::kBFloat16) {
+    launch(PackMaskKernel<__nv_bfloat16>);
+  } else {
+    launch(PackMaskKernel<__half>);
+  }
+  return {terms, p.mask.batch == 0 ? 0 : rows * length, p.mask.row == 0 ? 0 : length};
+}
+
+void PackStatistics(const AttentionProblem& p, DType type, float* statistics, cudaStream_t stream) {
+  if (type == DType::kBFloat16) return LaunchStatistics<__nv_bfloat16>(p, statistics, stream);
+  LaunchStatistics<__half>(p, statistics, stream);
+}
+
+}  // namespace megafold::cuda

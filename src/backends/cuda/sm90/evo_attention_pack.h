@@ -1,0 +1,37 @@
+// Bias, mask and forward statistics in the order and units (log2) in which the Hopper EvoAttention
+// kernels read them.
+//
+// A packed tile of bias has 64 queries x 64 keys as a warpgroup holds a 64 x 64 accumulator: thread
+// t (warp w = t / 32, lane l = t % 32) finds its d[4 v + i] at ((tile * 8 + v) * 128 + t) * 4 + i,
+// which is row 16 w + l / 4 + 8 (i / 2), column 8 v + 2 (l % 4) + i % 2. Keys past the last are
+// -inf, queries past the last 0.
+//   by queries: rows are queries, tile = ((group * H + h) * query_tiles + qt) * key_tiles + kt
+//   by keys:    rows are keys,    tile = ((group * H + h) * key_tiles + kt) * query_tiles + qt
+// Packed statistics are [B, S, H, query_tiles, 2, 64]: the log-sum-exp (+inf past the last query,
+// so that p is 0 there) and delta = sum over D of dO * O (0 past the last query).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+#include "backends/cuda/sm90/evo_attention_params.h"
+#include "megafold/core/dtype.h"
+
+namespace megafold::cuda {
+
+// Bytes of one order of the bias (0 without a bias), of the mask terms (0 where no tile needs any)
+// and of the statistics.
+std::size_t PackedBiasBytes(const AttentionProblem& problem);
+std::size_t PackedMaskBytes(const AttentionProblem& problem);
+std::size_t PackedStatisticsBytes(const AttentionProblem& problem);
+
+// `type` is the type of Q. Either order may be null. Throws kDevice when a launch fails.
+void PackBias(const AttentionProblem& problem, DType type, float* by_queries, float* by_keys,
+              cudaStream_t stream);
+PackedMask PackMask(const AttentionProblem& problem, DType type, float* terms, cudaStream_t stream);
+// Reads lse, out and dout.
+void PackStatistics(const AttentionProblem& problem, DType type, float* statistics,
+                    cudaStream_t stream);
+
+}  // namespace megafold::cuda

@@ -1,0 +1,52 @@
+// What the Hopper EvoAttention kernels are told, and the functions that launch them.
+//
+// Q, K, V and dO are read by tensor copies. Bias, mask and the statistics of the forward are packed
+// beforehand into the order that the kernels read them in (evo_attention_pack.h); all three are in
+// units of log2, so that p = 2^(scale log2(e) <q, k> + bias + mask - lse).
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "backends/cuda/attention/problem.h"
+#include "megafold/core/dtype.h"
+
+namespace megafold::cuda {
+
+// Queries and keys of a tile.
+inline constexpr int kHopperTile = 64;
+
+// Terms that are added to a row's scores: row r of batch b starts at terms + b * batch + r * row
+// and has key_tiles * 64 of them, -inf past the last key. A row that is shared has stride 0.
+struct PackedMask {
+  const float* terms = nullptr;  // null: nothing to add in any tile
+  std::int64_t batch = 0, row = 0;
+};
+
+struct HopperAttentionParams : AttentionProblem {
+  // Over (D, token, head, row, batch), boxes of (32 or 64, 64, 1, 1, 1): rows of 64 or 128 bytes,
+  // swizzled over their length, zeros past D and past the last token.
+  CUtensorMap q_map, k_map, v_map, dout_map;
+  int query_tiles = 0, key_tiles = 0;
+  float scale_log2 = 1;                    // scale * log2(e)
+  const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias
+  const float* bias_by_keys = nullptr;     // tiles whose rows are keys
+  PackedMask packed_mask;
+  const float* statistics = nullptr;  // [B, S, H, query_tiles, 2, 64]
+  float* dbias = nullptr;             // [chunks, groups, H, Nq, Nk]
+  std::int64_t row_chunks = 1;        // dBias: parts that a group's rows are summed in
+};
+
+// The kernels of one storage type and one padded head dimension (32, 48 or 64). Each queues on
+// `stream` and throws kDevice when the launch fails.
+template <DType kType, int kDim>
+struct HopperAttention {
+  static void Forward(const HopperAttentionParams& params, cudaStream_t stream);
+  static void BackwardKeys(const HopperAttentionParams& params, cudaStream_t stream);  // dK, dV
+  // dQ, and dBias or its parts.
+  static void BackwardQueries(const HopperAttentionParams& params, cudaStream_t stream);
+};
+
+}  // namespace megafold::cuda
