@@ -18,7 +18,7 @@
 namespace megafold {
 
 // One direction of an operator. Arguments have passed the operator's own checks before any of these is called, so
-// `supports` only says what this implementation cannot do.
+// `supports` only says what this implementation cannot do. All three null: the implementation lacks this direction.
 template <typename Args>
 struct Kernel {
   Support (*supports)(const Args&);
@@ -32,6 +32,9 @@ struct Implementation {
   DeviceType device;
   Kernel<ForwardArgs> forward;
   Kernel<BackwardArgs> backward;
+  // A configuration of another implementation under a name of its own, such as "cuda sm90 rows2": taken only where a
+  // tuned choice (megafold/ops/tuning.h) names it, and measured by `megafold tune`.
+  bool variant = false;
 };
 
 using EvoAttentionImplementation =

@@ -25,6 +25,7 @@
 #include "megafold/core/device.h"
 #include "megafold/core/tensor_view.h"
 #include "megafold/core/workspace.h"
+#include "megafold/ops/tuning.h"
 
 namespace megafold::ops {
 
@@ -58,5 +59,9 @@ std::size_t EvoAttentionBackwardWorkspace(const EvoAttentionBackwardArgs& args);
 // every refusal), kDevice when a launch fails. Backward is bitwise repeatable.
 void EvoAttentionForward(const EvoAttentionForwardArgs& args, Workspace workspace, Stream stream);
 void EvoAttentionBackward(const EvoAttentionBackwardArgs& args, Workspace workspace, Stream stream);
+
+// The problem's class and who could run it, for measuring. Throws like the call itself when the arguments are invalid.
+TuningCandidates Candidates(const EvoAttentionForwardArgs& args);
+TuningCandidates Candidates(const EvoAttentionBackwardArgs& args);
 
 }  // namespace megafold::ops

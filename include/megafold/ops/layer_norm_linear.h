@@ -14,6 +14,7 @@
 #include "megafold/core/device.h"
 #include "megafold/core/tensor_view.h"
 #include "megafold/core/workspace.h"
+#include "megafold/ops/tuning.h"
 
 namespace megafold::ops {
 
@@ -45,5 +46,9 @@ std::size_t LayerNormLinearBackwardWorkspace(const LayerNormLinearBackwardArgs& 
 // of threads.
 void LayerNormLinearForward(const LayerNormLinearForwardArgs& args, Workspace workspace, Stream stream);
 void LayerNormLinearBackward(const LayerNormLinearBackwardArgs& args, Workspace workspace, Stream stream);
+
+// The problem's class and who could run it, for measuring. Throws like the call itself when the arguments are invalid.
+TuningCandidates Candidates(const LayerNormLinearForwardArgs& args);
+TuningCandidates Candidates(const LayerNormLinearBackwardArgs& args);
 
 }  // namespace megafold::ops

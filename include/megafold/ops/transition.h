@@ -13,6 +13,7 @@
 #include "megafold/core/device.h"
 #include "megafold/core/tensor_view.h"
 #include "megafold/core/workspace.h"
+#include "megafold/ops/tuning.h"
 
 namespace megafold::ops {
 
@@ -39,5 +40,9 @@ std::size_t TransitionBackwardWorkspace(const TransitionBackwardArgs& args);
 
 void TransitionForward(const TransitionForwardArgs& args, Workspace workspace, Stream stream);
 void TransitionBackward(const TransitionBackwardArgs& args, Workspace workspace, Stream stream);
+
+// The problem's class and who could run it, for measuring. Throws like the call itself when the arguments are invalid.
+TuningCandidates Candidates(const TransitionForwardArgs& args);
+TuningCandidates Candidates(const TransitionBackwardArgs& args);
 
 }  // namespace megafold::ops

@@ -21,6 +21,7 @@
 #include "megafold/core/device.h"
 #include "megafold/core/tensor_view.h"
 #include "megafold/core/workspace.h"
+#include "megafold/ops/tuning.h"
 
 namespace megafold::ops {
 
@@ -63,5 +64,9 @@ void TriangleMultiplicationForward(const TriangleMultiplicationForwardArgs& args
                                    Stream stream);
 void TriangleMultiplicationBackward(const TriangleMultiplicationBackwardArgs& args,
                                     Workspace workspace, Stream stream);
+
+// The problem's class and who could run it, for measuring. Throws like the call itself when the arguments are invalid.
+TuningCandidates Candidates(const TriangleMultiplicationForwardArgs& args);
+TuningCandidates Candidates(const TriangleMultiplicationBackwardArgs& args);
 
 }  // namespace megafold::ops

@@ -1,5 +1,7 @@
 #include "backends/cpu/cpu_backend.h"
 
+#include <fstream>
+
 #include "backends/cpu/evo_attention.h"
 #include "backends/cpu/layer_norm_linear.h"
 #include "backends/cpu/ref/evo_attention.h"
@@ -58,6 +60,15 @@ std::span<const TriangleMultiplicationImplementation> TriangleMultiplicationImpl
       {kReference, DeviceType::kCpu, Reference(&ref::TriangleMultiplicationForward),
        Reference(&ref::TriangleMultiplicationBackward)}};
   return list;
+}
+
+std::string DeviceName() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    const std::size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unnamed processor";
 }
 
 }  // namespace megafold::cpu

@@ -1,6 +1,9 @@
+#include <cuda_runtime.h>
+
 #include <array>
 
 #include "backends/cuda/cuda_backend.h"
+#include "backends/cuda/device/guard.h"
 #include "backends/cuda/sm80/evo_attention.h"
 
 namespace megafold::cuda {
@@ -14,6 +17,18 @@ std::span<const LayerNormLinearImplementation> LayerNormLinearImplementations() 
 std::span<const TransitionImplementation> TransitionImplementations() { return {}; }
 std::span<const TriangleMultiplicationImplementation> TriangleMultiplicationImplementations() {
   return {};
+}
+
+std::string DeviceName(int index) {
+  cudaDeviceProp properties;
+  CheckCuda(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  return StrCat(properties.name, ", sm_", properties.major, properties.minor);
+}
+
+std::string DriverName() {
+  int version = 0;  // 1000 major + 10 minor
+  CheckCuda(cudaDriverGetVersion(&version), "cudaDriverGetVersion");
+  return StrCat("CUDA ", version / 1000, ".", version % 1000 / 10);
 }
 
 }  // namespace megafold::cuda

@@ -1,11 +1,5 @@
 #include "megafold/ops/evo_attention.h"
 
-#include <array>
-#include <span>
-
-#include "backends/cpu/cpu_backend.h"
-#include "backends/cuda/cuda_backend.h"
-#include "backends/hip/hip_backend.h"
 #include "ops/checks.h"
 #include "ops/dispatch.h"
 
@@ -14,11 +8,6 @@ namespace {
 
 constexpr const char* kOp = "evo_attention";
 using Impl = EvoAttentionImplementation;
-
-std::array<std::span<const Impl>, 3> Backends() {
-  return {cuda::EvoAttentionImplementations(), hip::EvoAttentionImplementations(),
-          cpu::EvoAttentionImplementations()};
-}
 
 // Size `dim` of an operand that may be shared over `whole`: 1 where it is, else what is expected.
 std::int64_t SharedSize(const TensorView& view, int dim, std::int64_t whole) {
@@ -64,29 +53,62 @@ void Check(const EvoAttentionBackwardArgs& args) {
   checks.Statistic("dbias", args.dbias, {bias.size(0), 1, q.size(3), q.size(2), args.k.size(2)});
 }
 
+// A query or key length, the rows and the batch vary with every entry and are rounded; the rest is
+// a model's.
+template <typename Args>
+ProblemClass Describe(Direction direction, const Args& args) {
+  const TensorView& q = args.q;
+  ProblemClass problem(kOp, direction, q.dtype);
+  problem.Size("batch", q.size(0)).Size("rows", q.size(1)).Size("queries", q.size(2));
+  problem.Size("keys", args.k.size(2)).Exact("heads", q.size(3)).Exact("dim", q.size(4));
+  problem.Type("bias", args.bias);
+  if (args.bias.defined()) problem.Size("biases", args.bias.size(0));
+  problem.Type("mask", args.mask);
+  return problem;
+}
+
+ProblemClass ForwardProblem(const EvoAttentionForwardArgs& args) {
+  return Describe(Direction::kForward, args);
+}
+
+ProblemClass BackwardProblem(const EvoAttentionBackwardArgs& args) {
+  return Describe(Direction::kBackward, args).Word("dbias", args.dbias.defined() ? "yes" : "no");
+}
+
+constexpr Route<Impl, EvoAttentionForwardArgs> kForward{kOp, &Impl::forward, ForwardProblem};
+constexpr Route<Impl, EvoAttentionBackwardArgs> kBackward{kOp, &Impl::backward, BackwardProblem};
+
 }  // namespace
 
 std::size_t EvoAttentionForwardWorkspace(const EvoAttentionForwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::forward, args, args.q.device).workspace(args);
+  return Select(kForward, args, args.q.device).workspace(args);
 }
 
 std::size_t EvoAttentionBackwardWorkspace(const EvoAttentionBackwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::backward, args, args.q.device).workspace(args);
+  return Select(kBackward, args, args.q.device).workspace(args);
 }
 
 void EvoAttentionForward(const EvoAttentionForwardArgs& args, Workspace workspace, Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::forward, args, args.q.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kForward, args, args.q.device), args, workspace, stream);
 }
 
 void EvoAttentionBackward(const EvoAttentionBackwardArgs& args, Workspace workspace,
                           Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::backward, args, args.q.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kBackward, args, args.q.device), args, workspace, stream);
+}
+
+TuningCandidates Candidates(const EvoAttentionForwardArgs& args) {
+  Check(args);
+  return FindCandidates(kForward, args, args.q.device);
+}
+
+TuningCandidates Candidates(const EvoAttentionBackwardArgs& args) {
+  Check(args);
+  return FindCandidates(kBackward, args, args.q.device);
 }
 
 }  // namespace megafold::ops

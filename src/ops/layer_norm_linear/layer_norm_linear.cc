@@ -1,11 +1,5 @@
 #include "megafold/ops/layer_norm_linear.h"
 
-#include <array>
-#include <span>
-
-#include "backends/cpu/cpu_backend.h"
-#include "backends/cuda/cuda_backend.h"
-#include "backends/hip/hip_backend.h"
 #include "ops/checks.h"
 #include "ops/dispatch.h"
 
@@ -14,11 +8,6 @@ namespace {
 
 constexpr const char* kOp = "layer_norm_linear";
 using Impl = LayerNormLinearImplementation;
-
-std::array<std::span<const Impl>, 3> Backends() {
-  return {cuda::LayerNormLinearImplementations(), hip::LayerNormLinearImplementations(),
-          cpu::LayerNormLinearImplementations()};
-}
 
 void CheckEps(const Checks& checks, float eps) {
   checks.That(eps > 0, "eps is ", eps, ", expected a positive number");
@@ -61,30 +50,58 @@ void Check(const LayerNormLinearBackwardArgs& args) {
   checks.OptionalParameter("dlinear_bias", args.dlinear_bias, {outputs});
 }
 
+// The number of rows varies with every entry and is rounded; the widths are a model's.
+template <typename Args>
+ProblemClass Describe(Direction direction, const Args& args) {
+  return ProblemClass(kOp, direction, args.x.dtype)
+      .Size("rows", args.x.size(0))
+      .Exact("in", args.x.size(1))
+      .Exact("out", args.weight.size(0));
+}
+
+ProblemClass ForwardProblem(const LayerNormLinearForwardArgs& args) {
+  return Describe(Direction::kForward, args);
+}
+
+ProblemClass BackwardProblem(const LayerNormLinearBackwardArgs& args) {
+  return Describe(Direction::kBackward, args);
+}
+
+constexpr Route<Impl, LayerNormLinearForwardArgs> kForward{kOp, &Impl::forward, ForwardProblem};
+constexpr Route<Impl, LayerNormLinearBackwardArgs> kBackward{kOp, &Impl::backward, BackwardProblem};
+
 }  // namespace
 
 std::size_t LayerNormLinearForwardWorkspace(const LayerNormLinearForwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::forward, args, args.x.device).workspace(args);
+  return Select(kForward, args, args.x.device).workspace(args);
 }
 
 std::size_t LayerNormLinearBackwardWorkspace(const LayerNormLinearBackwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::backward, args, args.x.device).workspace(args);
+  return Select(kBackward, args, args.x.device).workspace(args);
 }
 
 void LayerNormLinearForward(const LayerNormLinearForwardArgs& args, Workspace workspace,
                             Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::forward, args, args.x.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kForward, args, args.x.device), args, workspace, stream);
 }
 
 void LayerNormLinearBackward(const LayerNormLinearBackwardArgs& args, Workspace workspace,
                              Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::backward, args, args.x.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kBackward, args, args.x.device), args, workspace, stream);
+}
+
+TuningCandidates Candidates(const LayerNormLinearForwardArgs& args) {
+  Check(args);
+  return FindCandidates(kForward, args, args.x.device);
+}
+
+TuningCandidates Candidates(const LayerNormLinearBackwardArgs& args) {
+  Check(args);
+  return FindCandidates(kBackward, args, args.x.device);
 }
 
 }  // namespace megafold::ops

@@ -1,11 +1,5 @@
 #include "megafold/ops/transition.h"
 
-#include <array>
-#include <span>
-
-#include "backends/cpu/cpu_backend.h"
-#include "backends/cuda/cuda_backend.h"
-#include "backends/hip/hip_backend.h"
 #include "ops/checks.h"
 #include "ops/dispatch.h"
 
@@ -14,11 +8,6 @@ namespace {
 
 constexpr const char* kOp = "transition";
 using Impl = TransitionImplementation;
-
-std::array<std::span<const Impl>, 3> Backends() {
-  return {cuda::TransitionImplementations(), hip::TransitionImplementations(),
-          cpu::TransitionImplementations()};
-}
 
 // What forward and backward read alike. Returns the checks bound to x's device and type.
 template <typename Args>
@@ -58,28 +47,56 @@ void Check(const TransitionBackwardArgs& args) {
   checks.OptionalGradient("dw2", args.dw2, "w2", args.w2);
 }
 
+// The number of rows varies with every entry and is rounded; the widths are a model's.
+template <typename Args>
+ProblemClass Describe(Direction direction, const Args& args) {
+  return ProblemClass(kOp, direction, args.x.dtype)
+      .Size("rows", args.x.size(0))
+      .Exact("width", args.x.size(1))
+      .Exact("hidden", args.g1.size(0));
+}
+
+ProblemClass ForwardProblem(const TransitionForwardArgs& args) {
+  return Describe(Direction::kForward, args);
+}
+
+ProblemClass BackwardProblem(const TransitionBackwardArgs& args) {
+  return Describe(Direction::kBackward, args);
+}
+
+constexpr Route<Impl, TransitionForwardArgs> kForward{kOp, &Impl::forward, ForwardProblem};
+constexpr Route<Impl, TransitionBackwardArgs> kBackward{kOp, &Impl::backward, BackwardProblem};
+
 }  // namespace
 
 std::size_t TransitionForwardWorkspace(const TransitionForwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::forward, args, args.x.device).workspace(args);
+  return Select(kForward, args, args.x.device).workspace(args);
 }
 
 std::size_t TransitionBackwardWorkspace(const TransitionBackwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::backward, args, args.x.device).workspace(args);
+  return Select(kBackward, args, args.x.device).workspace(args);
 }
 
 void TransitionForward(const TransitionForwardArgs& args, Workspace workspace, Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::forward, args, args.x.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kForward, args, args.x.device), args, workspace, stream);
 }
 
 void TransitionBackward(const TransitionBackwardArgs& args, Workspace workspace, Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::backward, args, args.x.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kBackward, args, args.x.device), args, workspace, stream);
+}
+
+TuningCandidates Candidates(const TransitionForwardArgs& args) {
+  Check(args);
+  return FindCandidates(kForward, args, args.x.device);
+}
+
+TuningCandidates Candidates(const TransitionBackwardArgs& args) {
+  Check(args);
+  return FindCandidates(kBackward, args, args.x.device);
 }
 
 }  // namespace megafold::ops

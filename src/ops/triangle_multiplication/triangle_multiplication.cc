@@ -1,11 +1,5 @@
 #include "megafold/ops/triangle_multiplication.h"
 
-#include <array>
-#include <span>
-
-#include "backends/cpu/cpu_backend.h"
-#include "backends/cuda/cuda_backend.h"
-#include "backends/hip/hip_backend.h"
 #include "ops/checks.h"
 #include "ops/dispatch.h"
 
@@ -14,12 +8,6 @@ namespace {
 
 constexpr const char* kOp = "triangle_multiplication";
 using Impl = TriangleMultiplicationImplementation;
-
-std::array<std::span<const Impl>, 3> Backends() {
-  return {cuda::TriangleMultiplicationImplementations(),
-          hip::TriangleMultiplicationImplementations(),
-          cpu::TriangleMultiplicationImplementations()};
-}
 
 void CheckParams(const Checks& checks, const TriangleMultiplicationParams& params,
                  std::int64_t channels, std::int64_t hidden) {
@@ -83,31 +71,63 @@ void Check(const TriangleMultiplicationBackwardArgs& args) {
   checks.OptionalGradient("dwog", grads.wog, "wog", params.wog);
 }
 
+// Batch and length vary with every entry and are rounded; the widths are a model's.
+template <typename Args>
+ProblemClass Describe(Direction direction, const Args& args) {
+  return ProblemClass(kOp, direction, args.x.dtype)
+      .Size("batch", args.x.size(0))
+      .Size("length", args.x.size(1))
+      .Exact("width", args.x.size(3))
+      .Exact("hidden", args.params.wap.size(0))
+      .Word("edges", args.direction == TriangleDirection::kOutgoing ? "outgoing" : "incoming");
+}
+
+ProblemClass ForwardProblem(const TriangleMultiplicationForwardArgs& args) {
+  return Describe(Direction::kForward, args);
+}
+
+ProblemClass BackwardProblem(const TriangleMultiplicationBackwardArgs& args) {
+  return Describe(Direction::kBackward, args);
+}
+
+constexpr Route<Impl, TriangleMultiplicationForwardArgs> kForward{kOp, &Impl::forward,
+                                                                  ForwardProblem};
+constexpr Route<Impl, TriangleMultiplicationBackwardArgs> kBackward{kOp, &Impl::backward,
+                                                                    BackwardProblem};
+
 }  // namespace
 
 std::size_t TriangleMultiplicationForwardWorkspace(const TriangleMultiplicationForwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::forward, args, args.x.device).workspace(args);
+  return Select(kForward, args, args.x.device).workspace(args);
 }
 
 std::size_t TriangleMultiplicationBackwardWorkspace(
     const TriangleMultiplicationBackwardArgs& args) {
   Check(args);
-  return Select(kOp, Backends(), &Impl::backward, args, args.x.device).workspace(args);
+  return Select(kBackward, args, args.x.device).workspace(args);
 }
 
 void TriangleMultiplicationForward(const TriangleMultiplicationForwardArgs& args,
                                    Workspace workspace, Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::forward, args, args.x.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kForward, args, args.x.device), args, workspace, stream);
 }
 
 void TriangleMultiplicationBackward(const TriangleMultiplicationBackwardArgs& args,
                                     Workspace workspace, Stream stream) {
   Check(args);
-  Launch(kOp, Select(kOp, Backends(), &Impl::backward, args, args.x.device), args, workspace,
-         stream);
+  Launch(kOp, Select(kBackward, args, args.x.device), args, workspace, stream);
+}
+
+TuningCandidates Candidates(const TriangleMultiplicationForwardArgs& args) {
+  Check(args);
+  return FindCandidates(kForward, args, args.x.device);
+}
+
+TuningCandidates Candidates(const TriangleMultiplicationBackwardArgs& args) {
+  Check(args);
+  return FindCandidates(kBackward, args, args.x.device);
 }
 
 }  // namespace megafold::ops

@@ -10,4 +10,7 @@ std::span<const TriangleMultiplicationImplementation> TriangleMultiplicationImpl
   return {};
 }
 
+std::string DeviceName(int) { return {}; }
+std::string DriverName() { return {}; }
+
 }  // namespace megafold::hip
