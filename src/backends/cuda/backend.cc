@@ -5,11 +5,16 @@
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/device/guard.h"
 #include "backends/cuda/sm80/evo_attention.h"
+#include "backends/cuda/sm90/evo_attention.h"
 
 namespace megafold::cuda {
 
 std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
+#ifdef MEGAFOLD_CUDA_SM90A
+  static const std::array implementations = {kHopperEvoAttention, kPortableEvoAttention};
+#else
   static const std::array implementations = {kPortableEvoAttention};
+#endif
   return implementations;
 }
 

@@ -1,6 +1,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cfloat>
+
 #include "backends/cuda/attention/problem.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/sm90/evo_attention_pack.h"
@@ -10,6 +12,11 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kTile = kHopperTile;
+
+// In log2 units a finite term stays finite: a row of huge negative ones is still a softmax.
+__device__ __forceinline__ float InLog2(float term) {
+  return isinf(term) ? term : fmaxf(fminf(term * kLog2E, FLT_MAX), -FLT_MAX);
+}
 
 // ---- Bias: a block packs 16 queries x 64 keys of up to four heads. ----
 
@@ -73,9 +80,9 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
     const BiasElement at(fastest, i * kThreads + thread);
     float value = first_key + at.key < p.keys ? 0.0F : -kInfinity;
     if (first_key + at.key < p.keys && first_query + at.query < p.queries && at.head < heads) {
-      value = kLog2E * static_cast<float>(static_cast<const T*>(
-                           p.bias.data)[base + at.head * p.bias.head + at.query * p.bias.query +
-                                        at.key * p.bias.key]);
+      value = InLog2(static_cast<float>(
+          static_cast<const T*>(p.bias.data)[base + at.head * p.bias.head +
+                                             at.query * p.bias.query + at.key * p.bias.key]));
     }
     at.In(tile) = value;
   }
@@ -116,10 +123,10 @@ __global__ __launch_bounds__(kThreads) void PackMaskKernel(
   if (index >= count) return;
   const int key = static_cast<int>(index % length);
   const RowIndex at(index / length / mask_rows, index / length % mask_rows);
-  terms[index] = kLog2E * MaskTerm<T>(p, MaskBase(p, at), key);
+  terms[index] = InLog2(MaskTerm<T>(p, MaskBase(p, at), key));
 }
 
-// ---- Statistics: kLanes threads a query, heads fastest, as the usual layout has them. ----
+// ---- Statistics: heads fastest, as the usual layout has them. ----
 
 __device__ __forceinline__ float Dot(const uint4& a, const uint4& b, __nv_bfloat16) {
   const auto* x = reinterpret_cast<const __nv_bfloat162*>(&a);
@@ -146,34 +153,53 @@ __device__ __forceinline__ float Dot(const uint4& a, const uint4& b, __half) {
   return sum;
 }
 
-template <typename T, int kLanes>
+// One block for 64 queries of one row: what it packs leaves shared memory in whole lines.
+template <typename T>
 __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
-    const __grid_constant__ AttentionProblem p, int query_tiles, std::int64_t count,
-    float* statistics) {
-  const std::int64_t index =
-      (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  const std::int64_t item = min(index, count - 1);  // every lane takes part in the shuffles
-  const int padded = query_tiles * kTile;
-  const int head = static_cast<int>(item % p.heads);
-  const int query = static_cast<int>(item / p.heads % padded);
-  const std::int64_t row = item / p.heads / padded;
+    const __grid_constant__ AttentionProblem p, int query_tiles, float4* statistics) {
+  constexpr int kLanes = 4;   // threads that share a query
+  constexpr int kHeads = 16;  // at once
+  __shared__ float4 packed[kHeads][kTile / 2];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kLanes;
+  const int tile = static_cast<int>(blockIdx.x % query_tiles);
+  const std::int64_t row = blockIdx.x / query_tiles;
   const RowIndex at(row / p.batch_rows, row % p.batch_rows);
-  float delta = 0.0F;
-  if (query < p.queries && lane * 8 < p.dim) {
-    const T* out = RowBase<const T>(p.out, at, head) + query * p.out.token + lane * 8;
-    const T* dout = RowBase<const T>(p.dout, at, head) + query * p.dout.token + lane * 8;
-    delta = Dot(*reinterpret_cast<const uint4*>(out), *reinterpret_cast<const uint4*>(dout), T{});
-  }
+  for (int first = 0; first < p.heads; first += kHeads) {
+    const int heads = min(kHeads, p.heads - first);
+    // A multiple of a warp's eight queries: whole warps take part in the shuffles.
+    for (int i = thread / kLanes; i < heads * kTile; i += kThreads / kLanes) {
+      const int head = i % heads;
+      const int query = tile * kTile + i / heads;
+      float delta = 0.0F;
+      float lse = kInfinity;
+      if (query < p.queries) {
+        const T* out = RowBase<const T>(p.out, at, first + head) + query * p.out.token;
+        const T* dout = RowBase<const T>(p.dout, at, first + head) + query * p.dout.token;
+        for (int d = lane * 8; d < p.dim; d += kLanes * 8) {
+          delta += Dot(*reinterpret_cast<const uint4*>(out + d),
+                       *reinterpret_cast<const uint4*>(dout + d), T{});
+        }
+        lse = p.lse[StatisticBase(p, at, first + head) + query] * kLog2E;
+      }
 #pragma unroll
-  for (int offset = 1; offset < kLanes; offset *= 2) {
-    delta += __shfl_xor_sync(0xFFFFFFFFU, delta, offset);
+      for (int offset = 1; offset < kLanes; offset *= 2) {
+        delta += __shfl_xor_sync(0xFFFFFFFFU, delta, offset);
+      }
+      if (lane != 0) continue;
+      float* const to = reinterpret_cast<float*>(&packed[head][i / heads / 2]) + i / heads % 2;
+      to[0] = lse;
+      to[2] = delta;
+    }
+    __syncthreads();
+    float4* const to = statistics + ((row * p.heads + first) * query_tiles + tile) * (kTile / 2);
+    for (int i = thread; i < heads * kTile / 2; i += kThreads) {
+      const int head = i / (kTile / 2);
+      to[static_cast<std::int64_t>(head) * query_tiles * (kTile / 2) + i % (kTile / 2)] =
+          packed[head][i % (kTile / 2)];
+    }
+    __syncthreads();
   }
-  if (index >= count || lane != 0) return;
-  float* tile = statistics + ((row * p.heads + head) * query_tiles + query / kTile) * (2 * kTile) +
-                query % kTile;
-  tile[0] = query < p.queries ? p.lse[StatisticBase(p, at, head) + query] * kLog2E : kInfinity;
-  tile[kTile] = delta;
 }
 
 int Tiles(int length) { return (length + kTile - 1) / kTile; }
@@ -194,14 +220,9 @@ Fastest FastestDimension(const AttentionBias& bias) {
 
 template <typename T>
 void LaunchStatistics(const AttentionProblem& p, float* statistics, cudaStream_t stream) {
-  const std::int64_t count =
-      p.batches * p.batch_rows * Tiles(p.queries) * kTile * static_cast<std::int64_t>(p.heads);
-  auto launch = [&](auto kernel, int lanes) {
-    LaunchKernel("evo_attention statistics (cuda sm90a)", kernel, Blocks(count * lanes), kThreads,
-                 0, stream, p, Tiles(p.queries), count, statistics);
-  };
-  if (p.dim <= 32) return launch(PackStatisticsKernel<T, 4>, 4);
-  launch(PackStatisticsKernel<T, 8>, 8);
+  LaunchKernel("evo_attention statistics (cuda sm90a)", PackStatisticsKernel<T>,
+               p.batches * p.batch_rows * Tiles(p.queries), kThreads, 0, stream, p,
+               Tiles(p.queries), reinterpret_cast<float4*>(statistics));
 }
 
 }  // namespace

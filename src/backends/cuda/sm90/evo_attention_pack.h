@@ -7,8 +7,9 @@
 // -inf, queries past the last 0.
 //   by queries: rows are queries, tile = ((group * H + h) * query_tiles + qt) * key_tiles + kt
 //   by keys:    rows are keys,    tile = ((group * H + h) * key_tiles + kt) * query_tiles + qt
-// Packed statistics are [B, S, H, query_tiles, 2, 64]: the log-sum-exp (+inf past the last query,
-// so that p is 0 there) and delta = sum over D of dO * O (0 past the last query).
+// Packed statistics are [B, S, H, query_tiles, 32, 4]: for two neighbouring queries both
+// log-sum-exp (+inf past the last query, so that p is 0 there) and both delta = sum over D of dO *
+// O (0 past the last query), which is what a thread of a fragment with queries for columns reads.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -28,15 +28,17 @@ struct PackedMask {
 struct HopperAttentionParams : AttentionProblem {
   // Over (D, token, head, row, batch), boxes of (32 or 64, 64, 1, 1, 1): rows of 64 or 128 bytes,
   // swizzled over their length, zeros past D and past the last token.
-  CUtensorMap q_map, k_map, v_map, dout_map;
+  CUtensorMap q_map{}, k_map{}, v_map{}, dout_map{};
   int query_tiles = 0, key_tiles = 0;
   float scale_log2 = 1;                    // scale * log2(e)
   const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias
   const float* bias_by_keys = nullptr;     // tiles whose rows are keys
   PackedMask packed_mask;
-  const float* statistics = nullptr;  // [B, S, H, query_tiles, 2, 64]
+  const float* statistics = nullptr;  // [B, S, H, query_tiles, 32, 4]
   float* dbias = nullptr;             // [chunks, groups, H, Nq, Nk]
-  std::int64_t row_chunks = 1;        // dBias: parts that a group's rows are summed in
+  int row_chunks = 1;                 // parts that a group's rows are cut into for dQ and dBias
+  int key_blocks = 1;                 // blocks that share the keys out for dQ and dBias
+  int consumer_tiles = 0;             // tiles of keys that each of their warpgroups has
 };
 
 // The kernels of one storage type and one padded head dimension (32, 48 or 64). Each queues on
@@ -45,8 +47,12 @@ template <DType kType, int kDim>
 struct HopperAttention {
   static void Forward(const HopperAttentionParams& params, cudaStream_t stream);
   static void BackwardKeys(const HopperAttentionParams& params, cudaStream_t stream);  // dK, dV
-  // dQ, and dBias or its parts.
+  // dQ, and dBias or its parts where params.dbias is set.
   static void BackwardQueries(const HopperAttentionParams& params, cudaStream_t stream);
 };
+
+// Tiles of keys whose dBias a warpgroup can keep, and the most blocks that share the keys out.
+constexpr int BiasGradientTiles(int dim) { return dim <= 32 ? 3 : 2; }
+inline constexpr int kMaxKeyBlocks = 8;
 
 }  // namespace megafold::cuda

@@ -1,0 +1,55 @@
+// Bodies of HopperAttention.
+#pragma once
+
+#include <algorithm>
+
+#include "backends/cuda/device/launch.cuh"
+#include "backends/cuda/sm90/evo_attention_keys.cuh"
+#include "backends/cuda/sm90/evo_attention_queries.cuh"
+
+namespace megafold::cuda {
+
+template <DType kType>
+struct HopperElementOf;
+template <>
+struct HopperElementOf<DType::kBFloat16> {
+  using Type = __nv_bfloat16;
+};
+template <>
+struct HopperElementOf<DType::kFloat16> {
+  using Type = __half;
+};
+
+inline int Multiprocessors() {
+  int device = 0;
+  int count = 0;
+  CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+  CheckCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+            "cudaDeviceGetAttribute");
+  return count;
+}
+
+template <DType kType, int kDim>
+void HopperAttention<kType, kDim>::BackwardKeys(const HopperAttentionParams& p,
+                                                cudaStream_t stream) {
+  using T = typename HopperElementOf<kType>::Type;
+  using Layout = KeysLayout<kDim>;
+  const int blocks = std::min(KeysWork<Layout::kRows>::Count(p), Multiprocessors());
+  LaunchKernel("evo_attention dK, dV (cuda sm90a)", KeysKernel<T, kDim>, blocks, kHopperThreads,
+               Layout::kBytes, stream, p);
+}
+
+template <DType kType, int kDim>
+void HopperAttention<kType, kDim>::BackwardQueries(const HopperAttentionParams& p,
+                                                   cudaStream_t stream) {
+  using T = typename HopperElementOf<kType>::Type;
+  const std::int64_t blocks = p.groups * p.key_blocks * p.query_tiles * p.heads * p.row_chunks;
+  const auto launch = [&](auto kernel) {
+    LaunchClusters("evo_attention dQ, dBias (cuda sm90a)", kernel, blocks, p.key_blocks,
+                   kHopperThreads, QueriesLayout<kDim>::kBytes, stream, p);
+  };
+  if (p.dbias != nullptr) return launch(QueriesKernel<T, kDim, true>);
+  launch(QueriesKernel<T, kDim, false>);
+}
+
+}  // namespace megafold::cuda

@@ -1,0 +1,169 @@
+// What the Hopper EvoAttention kernels share: the shared-memory tiles of 64 vectors, the products
+// over them, and the elementwise steps on a 64 x 64 tile of scores in wgmma's accumulator order
+// (device/wgmma.cuh).
+//
+// Scores are in log2 units: x = (scale log2 e) <q, k> + bias log2 e + mask log2 e, p = 2^(x - lse
+// log2 e).
+#pragma once
+
+#include "backends/cuda/device/barrier.cuh"
+#include "backends/cuda/device/wgmma.cuh"
+#include "backends/cuda/sm90/evo_attention_params.h"
+
+namespace megafold::cuda {
+
+inline constexpr int kScores = kHopperTile * kHopperTile / 128;  // of which a thread holds
+inline constexpr int kBiasTileBytes = kHopperTile * kHopperTile * 4;
+inline constexpr int kMaskTileBytes = kHopperTile * 4;
+inline constexpr int kStatisticsTileBytes = kHopperTile * 8;
+inline constexpr int kConsumers = 2;  // warpgroups
+inline constexpr int kHopperThreads = (kConsumers + 1) * 128;
+inline constexpr int kConsumerRegisters = 232;
+inline constexpr int kProducerRegisters = 40;
+
+// A tile of 64 vectors of one operand, kDim of D padded to the swizzle's span.
+template <int kDim>
+struct VectorTile {
+  static constexpr int kPitch = kDim <= 32 ? 64 : 128;  // bytes
+  static constexpr int kBytes = kHopperTile * kPitch;
+  using Descriptor = TileDescriptor<kPitch>;
+};
+
+// Where a thread of a warpgroup stands in a tile of scores: its first row, and column pair 0.
+struct Fragment {
+  int row, column;
+  __device__ __forceinline__ Fragment() {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    row = static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4;
+    column = lane % 4 * 2;
+  }
+};
+
+// s = A B^T of two tiles of vectors.
+template <typename T, int kDim>
+__device__ __forceinline__ void MultiplyVectors(float (&s)[kScores], std::uint32_t a,
+                                                std::uint32_t b) {
+  using Descriptor = typename VectorTile<kDim>::Descriptor;
+  const std::uint64_t left = Descriptor::At(a);
+  const std::uint64_t right = Descriptor::At(b);
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    Wgmma<T, kHopperTile>::template Run<Order::kKMajor>(s, left + k * Descriptor::kStepKMajor,
+                                                        right + k * Descriptor::kStepKMajor, k > 0);
+  }
+}
+
+// c (+)= W B of a tile of weights, already rounded, and a tile of vectors.
+template <typename T, int kDim>
+__device__ __forceinline__ void MultiplyWeights(float (&c)[kDim / 2],
+                                                const std::uint32_t (&weights)[kHopperTile / 16][4],
+                                                std::uint32_t b, bool accumulate) {
+  using Descriptor = typename VectorTile<kDim>::Descriptor;
+  const std::uint64_t right = Descriptor::At(b);
+#pragma unroll
+  for (int k = 0; k < kHopperTile / 16; ++k) {
+    Wgmma<T, kDim>::template Run<Order::kMnMajor>(
+        c, weights[k], right + k * Descriptor::kStepMnMajor, accumulate || k > 0);
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void RoundWeights(std::uint32_t (&weights)[kHopperTile / 16][4],
+                                             const float (&p)[kScores]) {
+#pragma unroll
+  for (int k = 0; k < kHopperTile / 16; ++k) ScoresAsA<T>(weights[k], p, k);
+}
+
+__device__ __forceinline__ float4 LoadShared4(std::uint32_t address) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address));
+  return value;
+}
+__device__ __forceinline__ float2 LoadShared2(std::uint32_t address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address));
+  return value;
+}
+__device__ __forceinline__ void StoreShared4(std::uint32_t address, float4 value) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
+               "f"(value.y), "f"(value.z), "f"(value.w)
+               : "memory");
+}
+
+// A thread's bias from a packed tile (evo_attention_pack.h).
+__device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t tile) {
+  const std::uint32_t mine = tile + threadIdx.x % 128 * 16;
+#pragma unroll
+  for (int v = 0; v < kScores / 4; ++v) {
+    const float4 value = LoadShared4(mine + v * 128 * 16);
+    bias[4 * v] = value.x;
+    bias[4 * v + 1] = value.y;
+    bias[4 * v + 2] = value.z;
+    bias[4 * v + 3] = value.w;
+  }
+}
+
+// x += the mask of the columns, where some column of the tile has one.
+__device__ __forceinline__ void AddColumnMask(float (&x)[kScores], std::uint32_t mask) {
+  const float2 pair = LoadShared2(mask + threadIdx.x % 32 * 8);
+  if (!__any_sync(0xFFFFFFFFU, pair.x != 0.0F || pair.y != 0.0F)) return;
+#pragma unroll
+  for (int v = 0; v < kScores / 4; ++v) {
+    const float2 term = LoadShared2(mask + v * 32 + threadIdx.x % 4 * 8);
+    x[4 * v] += term.x;
+    x[4 * v + 1] += term.y;
+    x[4 * v + 2] += term.x;
+    x[4 * v + 3] += term.y;
+  }
+}
+
+// Row `index` of a group as a (batch, row of the batch) pair.
+struct GroupRow {
+  int batch = 0, row = 0;
+  GroupRow() = default;
+  __device__ __forceinline__ GroupRow(const HopperAttentionParams& p, int group, int index)
+      : batch(group), row(index) {
+    if (p.rows != p.batch_rows) {  // both fit in 32 bits; divisions of 64 are slow
+      batch = index / static_cast<int>(p.batch_rows);
+      row = index % static_cast<int>(p.batch_rows);
+    }
+  }
+};
+
+__device__ __forceinline__ const float* MaskRow(const HopperAttentionParams& p,
+                                                const GroupRow& at) {
+  return p.packed_mask.terms + at.batch * p.packed_mask.batch + at.row * p.packed_mask.row;
+}
+
+// A tile's statistics: for each pair of queries, lse log2 e of both, then delta of both.
+__device__ __forceinline__ const float* StatisticsTile(const HopperAttentionParams& p,
+                                                       const GroupRow& at, int head, int tile) {
+  const std::int64_t row = static_cast<std::int64_t>(at.batch) * p.batch_rows + at.row;
+  return p.statistics +
+         ((row * p.heads + head) * p.query_tiles + tile) * (kStatisticsTileBytes / 4);
+}
+
+// Stores a thread's accumulators times `factor`; `tokens` vectors of the tile are inside.
+template <typename T, int kDim>
+__device__ __forceinline__ void StoreVectors(const AttentionOperand& to, const GroupRow& at,
+                                             int head, int token, int tokens, int dim,
+                                             const float (&c)[kDim / 2], float factor) {
+  const Fragment mine;
+  T* const base = static_cast<T*>(to.data) + at.batch * to.batch + at.row * to.row +
+                  head * to.head + (static_cast<std::int64_t>(token) + mine.row) * to.token +
+                  mine.column;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (mine.row + half * 8 >= tokens) break;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      if (j * 8 >= dim) break;
+      *reinterpret_cast<std::uint32_t*>(base + half * 8 * to.token + j * 8) =
+          Pack(c[4 * j + 2 * half] * factor, c[4 * j + 2 * half + 1] * factor, T{});
+    }
+  }
+}
+
+}  // namespace megafold::cuda
