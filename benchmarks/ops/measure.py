@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,10 +21,16 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+# The GPU spins this long before each timed call, so that the host has queued all of the call when its clock starts:
+# what is timed is the device's work, not the wait for the host to launch it.
+SPIN_CYCLES = 2_000_000
+
+
 def _time_on_gpu(call: Callable[[int], None], repetitions: int, prepare: Callable[[int], None]) -> list[float]:
     pairs = []
     for i in range(repetitions):
         prepare(i)
+        torch.cuda._sleep(SPIN_CYCLES)
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call(i)
@@ -43,13 +50,25 @@ def _time_on_cpu(call: Callable[[int], None], repetitions: int, prepare: Callabl
     return times
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How long one time is measured: at least `fewest` calls, at most `most`, and about `seconds` in all between."""
+
+    fewest: int
+    most: int
+    seconds: float
+
+
 def median_ms(
-    call: Callable[[int], None], device: str, repetitions: int, warmup: int, prepare: Callable[[int], None] = lambda _: None
-) -> float:
-    """Median time of call(i); prepare(i) runs before each, outside the clock. i chooses among rotated inputs."""
+    call: Callable[[int], None], device: str, effort: Effort, prepare: Callable[[int], None] = lambda _: None
+) -> tuple[float, int]:
+    """Median time of call(i) and how many calls it is of; prepare(i) runs before each, outside the clock. i chooses among
+    rotated inputs."""
     run = _time_on_gpu if device == "cuda" else _time_on_cpu
-    run(call, warmup, prepare)
-    return statistics.median(run(call, repetitions, prepare))
+    first = min(run(call, 2, prepare))
+    repetitions = max(effort.fewest, min(effort.most, int(effort.seconds * 1e3 / max(first, 1e-3))))
+    run(call, max(1, repetitions // 5), prepare)
+    return statistics.median(run(call, repetitions, prepare)), repetitions
 
 
 class _ResidentPeak:
