@@ -20,6 +20,7 @@ namespace {
 struct Instance {
   DType type;
   int dim;
+  void (*forward)(const HopperAttentionParams&, cudaStream_t);
   void (*keys)(const HopperAttentionParams&, cudaStream_t);
   void (*queries)(const HopperAttentionParams&, cudaStream_t);
 };
@@ -27,7 +28,7 @@ struct Instance {
 template <DType kType, int kDim>
 constexpr Instance MakeInstance() {
   using Kernels = HopperAttention<kType, kDim>;
-  return {kType, kDim, Kernels::BackwardKeys, Kernels::BackwardQueries};
+  return {kType, kDim, Kernels::Forward, Kernels::BackwardKeys, Kernels::BackwardQueries};
 }
 
 // The generated list is sorted by head dimension.
@@ -235,11 +236,44 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   }
 }
 
-Support RefuseForward(const ops::EvoAttentionForwardArgs&) {
-  return Support::No("the forward of this path is not written yet");
+// ---- Forward: the bias and the mask are packed. ----
+
+Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
+  const Support operands = SupportsOperands(args.q, args.k, args.v, args.bias);
+  if (!operands) return operands;
+  if (const char* refusal = TensorMapRefusal(args.out)) return Support::No(refusal);
+  if (MakeAttentionProblem(args).rows < 2) return Support::No("a bias serves one row alone");
+  return Support::Yes();
 }
-void NoForward(const ops::EvoAttentionForwardArgs&, Workspace, Stream) {
-  Fail(ErrorCode::kInternal, "evo_attention (cuda sm90a): no forward");
+
+std::size_t ForwardWorkspace(const ops::EvoAttentionForwardArgs& args) {
+  const AttentionProblem problem = MakeAttentionProblem(args);
+  Workspaces space(nullptr);
+  space.Take(PackedBiasBytes(problem));
+  space.Take(PackedMaskBytes(problem));
+  return space.used();
+}
+
+void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stream stream) {
+  const DeviceGuard guard(stream.device.index);
+  auto* const queue = static_cast<cudaStream_t>(stream.handle);
+  const Instance& instance = *FindInstance(args.q);
+  const DType type = args.q.dtype;
+  HopperAttentionParams p;
+  static_cast<AttentionProblem&>(p) = MakeAttentionProblem(args);
+  p.query_tiles = Tiles(p.queries);
+  p.key_tiles = Tiles(p.keys);
+  p.scale_log2 = static_cast<float>(args.scale * 1.44269504088896340736);
+  const int box = instance.dim <= 32 ? 32 : 64;
+  p.q_map = MakeTensorMap(args.q, box);
+  p.k_map = MakeTensorMap(args.k, box);
+  p.v_map = MakeTensorMap(args.v, box);
+  Workspaces space(workspace.data);
+  float* const bias = space.Take(PackedBiasBytes(p));
+  PackBias(p, type, bias, nullptr, queue);
+  p.bias_by_queries = bias;
+  p.packed_mask = PackMask(p, type, space.Take(PackedMaskBytes(p)), queue);
+  instance.forward(p, queue);
 }
 
 }  // namespace
@@ -247,7 +281,7 @@ void NoForward(const ops::EvoAttentionForwardArgs&, Workspace, Stream) {
 const EvoAttentionImplementation kHopperEvoAttention = {
     "cuda sm90a",
     DeviceType::kCuda,
-    {RefuseForward, NoWorkspace<ops::EvoAttentionForwardArgs>, NoForward},
+    {SupportsForward, ForwardWorkspace, Forward},
     {SupportsBackward, BackwardWorkspace, Backward}};
 
 }  // namespace megafold::cuda

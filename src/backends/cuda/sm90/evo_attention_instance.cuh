@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backends/cuda/device/launch.cuh"
+#include "backends/cuda/sm90/evo_attention_forward.cuh"
 #include "backends/cuda/sm90/evo_attention_keys.cuh"
 #include "backends/cuda/sm90/evo_attention_queries.cuh"
 
@@ -27,6 +28,21 @@ inline int Multiprocessors() {
   CheckCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
             "cudaDeviceGetAttribute");
   return count;
+}
+
+template <DType kType, int kDim>
+void HopperAttention<kType, kDim>::Forward(const HopperAttentionParams& p, cudaStream_t stream) {
+  using T = typename HopperElementOf<kType>::Type;
+  using Tiling = ForwardTilingType<kDim <= 32 ? 3 : 2, 3>;
+  const int blocks = std::min(ForwardItems(p, Tiling::kValue), Multiprocessors());
+  const auto launch = [&](auto kernel, std::size_t bytes) {
+    LaunchKernel("evo_attention forward (cuda sm90a)", kernel, blocks, Tiling::kValue.Threads(),
+                 bytes, stream, p);
+  };
+  if (p.bias_by_queries != nullptr) {
+    return launch(ForwardKernel<T, kDim, Tiling, true>, ForwardLayout<kDim, Tiling, true>::kBytes);
+  }
+  launch(ForwardKernel<T, kDim, Tiling, false>, ForwardLayout<kDim, Tiling, false>::kBytes);
 }
 
 template <DType kType, int kDim>

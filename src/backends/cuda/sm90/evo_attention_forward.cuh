@@ -1,0 +1,535 @@
+// Forward of EvoAttention on Hopper: one warpgroup copies, two or three compute.
+//
+// A block takes work items from a list: the queries of its computing warpgroups, 64 each, of one
+// head, for `rows` rows that share the bias. The accumulators and the running maximum and sum of
+// every row stay in a warpgroup's registers. It walks over the keys in tiles of 64: the bias of its
+// 64 x 64 scores is read into registers once and serves the rows in turn. A "step" is one row of
+// one tile. P V of a step runs under the scores of the next one, and the warpgroups under each
+// other.
+//
+// The running maximum is raised only when the sum that a thread adds to its row passes kLargestSum:
+// this is seen after the exponentials, so the usual step needs neither a maximum nor a shuffle.
+#pragma once
+
+#include "backends/cuda/attention/problem.cuh"
+#include "backends/cuda/sm90/evo_attention_tile.cuh"
+
+namespace megafold::cuda {
+
+inline constexpr float kLargestSum = 1024.0F;  // float16 holds p up to 65504
+
+// Rows of an item and computing warpgroups: what the registers hold.
+struct ForwardTiling {
+  int rows, groups;
+
+  __host__ __device__ constexpr int Queries() const { return groups * kHopperTile; }
+  constexpr int Threads() const { return (groups + 1) * 128; }
+  // setmaxnreg: 64K registers among the warpgroups.
+  constexpr int ComputeRegisters() const { return groups == 2 ? 240 : 160; }
+  constexpr int CopyRegisters() const { return groups == 2 ? 24 : 32; }
+};
+
+template <int kRows, int kGroups>
+struct ForwardTilingType {
+  static constexpr ForwardTiling kValue{kRows, kGroups};
+};
+
+// Shared memory, in bytes: rings of Q, of bias, and of K, V and mask terms; then their barriers, a
+// full and an empty one for each stage.
+template <int kDim, typename Tiling, bool kHasBias>
+struct ForwardLayout {
+  static constexpr int kRows = Tiling::kValue.rows, kGroups = Tiling::kValue.groups;
+  using Tile = VectorTile<kDim>;
+
+  static constexpr int kQStages = kDim > 32 && kGroups > 2 ? 1 : 2;  // what fits
+  static constexpr int kBiasStages = kHasBias ? 2 : 0;
+
+  static constexpr int kQBytes = kRows * kGroups * Tile::kBytes;
+  static constexpr int kBiasBytes = kGroups * kBiasTileBytes;
+  static constexpr int kK = 0, kV = Tile::kBytes;  // in a stage
+  static constexpr int kStageBytes = 2 * Tile::kBytes;
+
+  static constexpr int kQ = 0;
+  static constexpr int kBias = kQ + kQStages * kQBytes;
+  static constexpr int kStage = kBias + kBiasStages * kBiasBytes;
+  static constexpr int kMost = 232448 - 1024 - 256;  // what a block may have, alignment, barriers
+  static constexpr int kFitting = (kMost - kStage) / (kStageBytes + kMaskTileBytes);
+  static constexpr int kStages = kFitting < 8 ? kFitting : 8;
+  static_assert(kStages >= 3);
+  static constexpr int kTerms = kStage + kStages * kStageBytes;
+  static constexpr int kQBarriers = kTerms + kStages * kMaskTileBytes;
+  static constexpr int kBiasBarriers = kQBarriers + kQStages * 16;
+  static constexpr int kStageBarriers = kBiasBarriers + kBiasStages * 16;
+  static constexpr int kBytes = kStageBarriers + kStages * 16 + 1024;
+};
+
+__device__ __forceinline__ std::uint32_t FullBarrier(std::uint32_t ring, int stage) {
+  return ring + stage * 16;
+}
+__device__ __forceinline__ std::uint32_t EmptyBarrier(std::uint32_t ring, int stage) {
+  return ring + stage * 16 + 8;
+}
+
+__host__ __device__ inline int ForwardItems(const HopperAttentionParams& p, ForwardTiling tiling) {
+  const int tiles = (p.queries + tiling.Queries() - 1) / tiling.Queries();
+  const int row_blocks = (static_cast<int>(p.rows) + tiling.rows - 1) / tiling.rows;
+  return tiles * row_blocks * p.heads * static_cast<int>(p.groups);
+}
+
+struct ForwardItem {
+  int query, head;
+  int row, group;  // the first row
+
+  // Queries vary fastest: blocks that run together read the same K and V.
+  __device__ __forceinline__ ForwardItem(const HopperAttentionParams& p, ForwardTiling tiling,
+                                         int index) {
+    const int tiles = (p.queries + tiling.Queries() - 1) / tiling.Queries();
+    const int row_blocks = (static_cast<int>(p.rows) + tiling.rows - 1) / tiling.rows;
+    query = index % tiles * tiling.Queries();
+    index /= tiles;
+    row = index % row_blocks * tiling.rows;
+    index /= row_blocks;
+    head = index % p.heads;
+    group = index / p.heads;
+  }
+};
+
+// ---- The copying thread. ----
+
+template <int kDim, typename Tiling, bool kHasBias>
+__device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
+                                              std::uint32_t shared) {
+  using Layout = ForwardLayout<kDim, Tiling, kHasBias>;
+  constexpr int kRows = Layout::kRows, kGroups = Layout::kGroups;
+  constexpr int kTileFloats = kHopperTile * kHopperTile;
+  RingPosition<Layout::kQStages> q_at;
+  RingPosition<kHasBias ? Layout::kBiasStages : 1> bias_at;
+  RingPosition<Layout::kStages> at;
+  const bool terms = p.packed_mask.terms != nullptr;
+  const int stage_bytes = Layout::kStageBytes + (terms ? kMaskTileBytes : 0);
+  const int items = ForwardItems(p, Tiling::kValue);
+  // The barrier of a stage that is free, told how much will come.
+  const auto open = [&](std::uint32_t ring, auto& position, int bytes) {
+    BarrierWait(EmptyBarrier(ring, position.stage), position.EmptyParity());
+    const std::uint32_t full = FullBarrier(ring, position.stage);
+    BarrierExpect(full, bytes);
+    position.Advance();
+    return full;
+  };
+#pragma unroll 1
+  for (int index = static_cast<int>(blockIdx.x); index < items;
+       index += static_cast<int>(gridDim.x)) {
+    const ForwardItem item(p, Tiling::kValue, index);
+    GroupRow rows[kRows];
+    const float* row_terms[kRows];
+    std::uint32_t to = shared + Layout::kQ + q_at.stage * Layout::kQBytes;
+    const std::uint32_t q_full = open(shared + Layout::kQBarriers, q_at, Layout::kQBytes);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      // Past the last row the last one is computed again, and not stored.
+      rows[r] = GroupRow(p, item.group, min(item.row + r, static_cast<int>(p.rows) - 1));
+      row_terms[r] = MaskRow(p, rows[r]);
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        CopyTensor(to, p.q_map, item.query + group * kHopperTile, item.head, rows[r].row,
+                   rows[r].batch, q_full);
+        to += Layout::Tile::kBytes;
+      }
+    }
+    const int first_tile = item.query / kHopperTile;
+    const int bias_tiles = min(kGroups, p.query_tiles - first_tile);
+    const float* bias =
+        p.bias_by_queries +
+        ((static_cast<std::int64_t>(item.group) * p.heads + item.head) * p.query_tiles +
+         first_tile) *
+            p.key_tiles * kTileFloats;
+#pragma unroll 1
+    for (int tile = 0; tile < p.key_tiles; ++tile) {
+      if constexpr (kHasBias) {
+        to = shared + Layout::kBias + bias_at.stage * Layout::kBiasBytes;
+        const std::uint32_t full =
+            open(shared + Layout::kBiasBarriers, bias_at, bias_tiles * kBiasTileBytes);
+        for (int group = 0; group < bias_tiles; ++group) {
+          CopyBulk(to + group * kBiasTileBytes,
+                   bias + (static_cast<std::int64_t>(group) * p.key_tiles + tile) * kTileFloats,
+                   kBiasTileBytes, full);
+        }
+      }
+      const int key = tile * kHopperTile;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        to = shared + Layout::kStage + at.stage * Layout::kStageBytes;
+        const std::uint32_t terms_to = shared + Layout::kTerms + at.stage * kMaskTileBytes;
+        const std::uint32_t full = open(shared + Layout::kStageBarriers, at, stage_bytes);
+        CopyTensor(to + Layout::kK, p.k_map, key, item.head, rows[r].row, rows[r].batch, full);
+        CopyTensor(to + Layout::kV, p.v_map, key, item.head, rows[r].row, rows[r].batch, full);
+        if (terms) CopyBulk(terms_to, row_terms[r] + key, kMaskTileBytes, full);
+      }
+    }
+  }
+}
+
+// ---- The computing warpgroups. ----
+
+// One row of a warpgroup's 64 queries. A thread has two queries: lane / 4 of its warp's 16, and
+// that + 8. The sums are those of the thread's own keys.
+template <int kDim>
+struct ForwardRow {
+  float out[kDim / 2];
+  float maximum[2], sum[2];
+
+  // `out` is first written by the product of the first tile: the matrix units would wait for
+  // ordinary instructions that write accumulators.
+  __device__ __forceinline__ void Clear() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      maximum[half] = -kInfinity;
+      sum[half] = 0.0F;
+    }
+  }
+
+  // What is taken off the scores of a query.
+  __device__ __forceinline__ float Shift(int half) const {
+    return maximum[half] == -kInfinity ? 0.0F : maximum[half];
+  }
+
+  // Makes the maximum cover the scores x, the row's first if `first`.
+  __device__ __forceinline__ void Raise(const float (&x)[kScores], bool first) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float best = maximum[half];
+#pragma unroll
+      for (int v = 0; v < kScores / 4; ++v) {
+        best = fmaxf(best, fmaxf(x[4 * v + 2 * half], x[4 * v + 2 * half + 1]));
+      }
+      best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 1));
+      best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 2));
+      const float factor = maximum[half] == -kInfinity ? 0.0F : Exp2(maximum[half] - best);
+      maximum[half] = best;
+      if (first) continue;
+      sum[half] *= factor;
+#pragma unroll
+      for (int i = 0; i < kDim / 8; ++i) {
+        out[4 * i + 2 * half] *= factor;
+        out[4 * i + 2 * half + 1] *= factor;
+      }
+    }
+  }
+};
+
+// p = 2^(x - shift) as the A operand of P V, and the sums of the thread's two queries.
+template <typename T>
+__device__ __forceinline__ void Exponentials(std::uint32_t (&p)[kScores / 2], float (&sum)[2],
+                                             const float (&x)[kScores], float shift0,
+                                             float shift1) {
+#pragma unroll
+  for (int v = 0; v < kScores / 4; ++v) {
+    const float p0 = Exp2(x[4 * v] - shift0);
+    const float p1 = Exp2(x[4 * v + 1] - shift0);
+    const float p2 = Exp2(x[4 * v + 2] - shift1);
+    const float p3 = Exp2(x[4 * v + 3] - shift1);
+    sum[0] = v == 0 ? p0 : sum[0] + p0;
+    sum[1] = v == 0 ? p2 : sum[1] + p2;
+    sum[0] += p1;
+    sum[1] += p3;
+    p[2 * v] = Pack(p0, p1, T{});
+    p[2 * v + 1] = Pack(p2, p3, T{});
+  }
+}
+
+// Whether a sum of the warp says that a maximum must be raised, in every lane. Written so that NaN
+// counts: x - maximum is NaN when both are -inf.
+__device__ __forceinline__ bool AnyTooLarge(const float (&sum)[2]) {
+  const bool fits = sum[0] <= kLargestSum && sum[1] <= kLargestSum;
+  return __any_sync(0xFFFFFFFFU, !fits) != 0;
+}
+
+// Lane j of a quad gives word i of its own and receives word j of lane i.
+__device__ __forceinline__ void TransposeQuad(std::uint32_t (&w)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const std::uint32_t got = __shfl_xor_sync(0xFFFFFFFFU, upper ? w[i] : w[i + step], step);
+      w[i] = upper ? got : w[i];
+      w[i + step] = upper ? w[i + step] : got;
+    }
+  }
+}
+
+// Stores a thread's part of kDim columns of one query, times `factor`; the quad's four lanes have
+// the same query. Vectors of 16 bytes where four column groups make a quad busy.
+template <typename T, int kDim>
+__device__ __forceinline__ void StoreQuery(T* to, const float (&out)[kDim / 2], int half,
+                                           float factor, int dim, bool inside) {
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+  const auto word = [&](int column_group) {
+    const int at = 4 * column_group + 2 * half;
+    return Pack(out[at] * factor, out[at + 1] * factor, T{});
+  };
+#pragma unroll
+  for (int group = 0; group < kDim / 8; group += 4) {
+    if (group + 4 <= kDim / 8) {
+      std::uint32_t w[4] = {word(group), word(group + 1), word(group + 2), word(group + 3)};
+      TransposeQuad(w);
+      const int column = 8 * (group + lane);
+      if (inside && column < dim) {
+        *reinterpret_cast<uint4*>(to + column) = make_uint4(w[0], w[1], w[2], w[3]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kDim / 8 % 4; ++i) {
+        const int column = 8 * (group + i) + 2 * lane;
+        if (inside && column < dim)
+          *reinterpret_cast<std::uint32_t*>(to + column) = word(group + i);
+      }
+    }
+  }
+}
+
+template <typename T, int kDim>
+__device__ __forceinline__ void StoreForwardRow(const HopperAttentionParams& p,
+                                                ForwardRow<kDim>& row, const GroupRow& at, int head,
+                                                int first_query) {
+  const Fragment mine;
+  const std::int64_t batch_row = static_cast<std::int64_t>(at.batch) * p.batch_rows + at.row;
+  T* const base =
+      static_cast<T*>(p.out.data) + at.batch * p.out.batch + at.row * p.out.row + head * p.out.head;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = row.sum[half];
+    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
+    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
+    const int query = first_query + mine.row + half * 8;
+    const bool inside = query < p.queries;
+    StoreQuery<T, kDim>(base + query * p.out.token, row.out, half, sum > 0.0F ? 1.0F / sum : 0.0F,
+                        p.dim, inside);
+    if (inside && mine.column == 0) {
+      constexpr float kLn2 = 0.69314718055994530942F;
+      p.lse[(batch_row * p.heads + head) * p.queries + query] =
+          sum > 0.0F ? (row.maximum[half] + log2f(sum)) * kLn2 : kInfinity;
+    }
+  }
+}
+
+template <typename T, int kDim, typename Tiling, bool kHasBias>
+class ForwardWorker {
+ public:
+  __device__ __forceinline__ ForwardWorker(const HopperAttentionParams& p, std::uint32_t shared,
+                                           int group)
+      : p_(p), shared_(shared), group_(group) {}
+
+  __device__ __forceinline__ void Run() {
+    const int items = ForwardItems(p_, Tiling::kValue);
+#pragma unroll 1
+    for (int index = static_cast<int>(blockIdx.x); index < items;
+         index += static_cast<int>(gridDim.x)) {
+      const ForwardItem item(p_, Tiling::kValue, index);
+      const int first_query = item.query + group_ * kHopperTile;
+      if (first_query < p_.queries) {
+        Compute(item, first_query);
+      } else {
+        Skip();
+      }
+    }
+  }
+
+ private:
+  using Layout = ForwardLayout<kDim, Tiling, kHasBias>;
+  using Descriptor = typename Layout::Tile::Descriptor;
+  static constexpr int kRows = Layout::kRows;
+  // The weights of the step before are needed until its product is done: with registers for two
+  // sets, that is after the exponentials.
+  static constexpr int kWeightSets = Layout::kGroups == 2 ? 2 : 1;
+  static_assert(kRows % kWeightSets == 0);
+
+  // Descriptors by their low halves: steps never carry into the high half, which is a constant.
+  static __device__ __forceinline__ std::uint64_t Wide(std::uint32_t low) {
+    return (Descriptor::kLayout & 0xFFFFFFFF00000000ULL) | low;
+  }
+  static __device__ __forceinline__ std::uint32_t Low(std::uint32_t address) {
+    return static_cast<std::uint32_t>(Descriptor::At(address));
+  }
+  __device__ __forceinline__ void Release(std::uint32_t ring, int stage) const {
+    if (threadIdx.x % 32 == 0) BarrierArrive(EmptyBarrier(ring, stage));
+  }
+
+  // scores = Q K^T of row r.
+  __device__ __forceinline__ void MultiplyKeys(std::uint32_t q, std::uint32_t k) {
+    WgmmaFence();
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      Wgmma<T, kHopperTile>::template Run<Order::kKMajor>(
+          scores_, Wide(q + step * Descriptor::kStepKMajor),
+          Wide(k + step * Descriptor::kStepKMajor), step > 0);
+    }
+    WgmmaCommit();
+  }
+
+  // out (+)= P V of row r.
+  __device__ __forceinline__ void MultiplyValues(ForwardRow<kDim>& row,
+                                                 const std::uint32_t (&weights)[kScores / 2],
+                                                 std::uint32_t v, bool accumulate) {
+    PinRegisters(row.out);
+    WgmmaFence();
+#pragma unroll
+    for (int step = 0; step < kHopperTile / 16; ++step) {
+      const std::uint32_t a[4] = {weights[4 * step], weights[4 * step + 1], weights[4 * step + 2],
+                                  weights[4 * step + 3]};
+      Wgmma<T, kDim>::template Run<Order::kMnMajor>(
+          row.out, a, Wide(v + step * Descriptor::kStepMnMajor), accumulate || step > 0);
+    }
+    WgmmaCommit();
+  }
+
+  __device__ __forceinline__ void TakeBias() {
+    const std::uint32_t ring = shared_ + Layout::kBiasBarriers;
+    BarrierWait(FullBarrier(ring, bias_at_.stage), bias_at_.FullParity());
+    LoadBias(bias_, shared_ + Layout::kBias + bias_at_.stage * Layout::kBiasBytes +
+                        group_ * kBiasTileBytes);
+    __syncwarp();
+    Release(ring, bias_at_.stage);
+    bias_at_.Advance();
+  }
+
+  __device__ __forceinline__ void Compute(const ForwardItem& item, int first_query) {
+    const std::uint32_t ring = shared_ + Layout::kStageBarriers;
+    const std::uint32_t q_tile =
+        Low(shared_ + Layout::kQ + q_at_.stage * Layout::kQBytes + group_ * Layout::Tile::kBytes);
+    const std::uint32_t k_tile = Low(shared_ + Layout::kStage + Layout::kK);
+    const std::uint32_t v_tile = Low(shared_ + Layout::kStage + Layout::kV);
+    constexpr std::uint32_t kNextQ = Layout::kGroups * Layout::Tile::kBytes / 16;
+    constexpr std::uint32_t kNextStage = Layout::kStageBytes / 16;
+    const bool has_terms = p_.packed_mask.terms != nullptr;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) rows_[r].Clear();
+    BarrierWait(FullBarrier(shared_ + Layout::kQBarriers, q_at_.stage), q_at_.FullParity());
+    int previous = at_.stage;
+
+#pragma unroll 1
+    for (int tile = 0; tile < p_.key_tiles; ++tile) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const int stage = at_.stage;
+        BarrierWait(FullBarrier(ring, stage), at_.FullParity());
+        MultiplyKeys(q_tile + r * kNextQ, k_tile + stage * kNextStage);
+        // P V of the step before. No product may depend on a branch: the compiler would make all of
+        // them wait. So the first step has one too, of whatever is there, into the row whose own
+        // first product overwrites it.
+        MultiplyValues(rows_[(r + kRows - 1) % kRows],
+                       weights_[(r + kWeightSets - 1) % kWeightSets],
+                       v_tile + previous * kNextStage, tile > (r == 0 ? 1 : 0));
+        if constexpr (kHasBias) {
+          if (r == 0) TakeBias();
+        }
+        WgmmaWait<1>();  // Q K^T
+        PinRegisters(scores_);
+        float x[kScores];
+#pragma unroll
+        for (int i = 0; i < kScores; ++i) {
+          x[i] = kHasBias ? fmaf(scores_[i], p_.scale_log2, bias_[i]) : scores_[i] * p_.scale_log2;
+        }
+        if (has_terms) AddColumnMask(x, shared_ + Layout::kTerms + stage * kMaskTileBytes);
+        const auto finish_previous = [&] {
+          WgmmaWait<0>();
+          if (tile + r > 0) Release(ring, previous);
+        };
+        if constexpr (kWeightSets == 1) finish_previous();
+        std::uint32_t(&weights)[kScores / 2] = weights_[r % kWeightSets];
+        float sum[2];
+        bool raise = true;
+        if (tile > 0) {
+          Exponentials<T>(weights, sum, x, rows_[r].maximum[0], rows_[r].maximum[1]);
+          raise = AnyTooLarge(sum);
+        }
+        if constexpr (kWeightSets == 2) finish_previous();
+        if (raise) {
+          rows_[r].Raise(x, tile == 0);
+          Exponentials<T>(weights, sum, x, rows_[r].Shift(0), rows_[r].Shift(1));
+        }
+        rows_[r].sum[0] += sum[0];
+        rows_[r].sum[1] += sum[1];
+        previous = stage;
+        at_.Advance();
+      }
+    }
+    MultiplyValues(rows_[kRows - 1], weights_[kWeightSets - 1], v_tile + previous * kNextStage,
+                   p_.key_tiles > 1);
+    WgmmaWait<0>();
+    __syncwarp();
+    Release(ring, previous);
+    Release(shared_ + Layout::kQBarriers, q_at_.stage);
+    q_at_.Advance();
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      PinRegisters(rows_[r].out);
+      if (item.row + r < p_.rows) {
+        StoreForwardRow<T>(p_, rows_[r], GroupRow(p_, item.group, item.row + r), item.head,
+                           first_query);
+      }
+    }
+  }
+
+  // All of the warpgroup's queries lie past the last one: it frees what was copied.
+  __device__ __forceinline__ void Skip() {
+    const auto skip = [&](std::uint32_t ring, auto& position) {
+      BarrierWait(FullBarrier(ring, position.stage), position.FullParity());
+      __syncwarp();
+      Release(ring, position.stage);
+      position.Advance();
+    };
+    skip(shared_ + Layout::kQBarriers, q_at_);
+#pragma unroll 1
+    for (int tile = 0; tile < p_.key_tiles; ++tile) {
+      if constexpr (kHasBias) skip(shared_ + Layout::kBiasBarriers, bias_at_);
+#pragma unroll 1
+      for (int r = 0; r < kRows; ++r) skip(shared_ + Layout::kStageBarriers, at_);
+    }
+  }
+
+  const HopperAttentionParams& p_;
+  const std::uint32_t shared_;
+  const int group_;
+  RingPosition<Layout::kQStages> q_at_;
+  RingPosition<kHasBias ? Layout::kBiasStages : 1> bias_at_;
+  RingPosition<Layout::kStages> at_;
+  ForwardRow<kDim> rows_[kRows];
+  float scores_[kScores];
+  float bias_[kScores];
+  std::uint32_t weights_[kWeightSets][kScores / 2];
+};
+
+template <typename T, int kDim, typename Tiling, bool kHasBias>
+__global__ __launch_bounds__(Tiling::kValue.Threads(), 1) void ForwardKernel(
+    const __grid_constant__ HopperAttentionParams p) {
+  using Layout = ForwardLayout<kDim, Tiling, kHasBias>;
+  constexpr ForwardTiling kTiling = Tiling::kValue;
+  extern __shared__ unsigned char memory[];
+  const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
+  if (threadIdx.x == 0) {
+    const auto init = [&](std::uint32_t ring, int stages) {
+      for (int stage = 0; stage < stages; ++stage) {
+        BarrierInit(FullBarrier(ring, stage), 1);
+        BarrierInit(EmptyBarrier(ring, stage), kTiling.groups * 4);  // the computing warps
+      }
+    };
+    init(shared + Layout::kQBarriers, Layout::kQStages);
+    init(shared + Layout::kBiasBarriers, Layout::kBiasStages);
+    init(shared + Layout::kStageBarriers, Layout::kStages);
+    BarrierInitFence();
+  }
+  __syncthreads();
+  const int warpgroup = __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) / 128, 0);
+  if (warpgroup == 0) {
+    GiveUpRegisters<kTiling.CopyRegisters()>();
+    if (threadIdx.x == 0) ForwardCopies<kDim, Tiling, kHasBias>(p, shared);
+  } else {
+    TakeRegisters<kTiling.ComputeRegisters()>();
+    ForwardWorker<T, kDim, Tiling, kHasBias>(p, shared, warpgroup - 1).Run();
+  }
+}
+
+}  // namespace megafold::cuda
