@@ -13,7 +13,12 @@ write_basic_package_version_file("${CMAKE_BINARY_DIR}/megafold-config-version.cm
 install(FILES "${CMAKE_BINARY_DIR}/megafold-config.cmake" "${CMAKE_BINARY_DIR}/megafold-config-version.cmake"
         COMPONENT development DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/megafold")
 
+# Tuned tables, where src/tuning/load.cc looks for them.
+install(DIRECTORY "${CMAKE_SOURCE_DIR}/tuning/" DESTINATION "${CMAKE_INSTALL_DATADIR}/megafold/tuning" COMPONENT program
+        FILES_MATCHING PATTERN "*.json")
+
 # The Python package's libraries, beside its sources: what `pip install .` takes (pyproject.toml).
 if(TARGET megafold_torch)
   install(TARGETS megafold megafold_torch LIBRARY DESTINATION . COMPONENT python NAMELINK_SKIP)
+  install(DIRECTORY "${CMAKE_SOURCE_DIR}/tuning/" DESTINATION tuning COMPONENT python FILES_MATCHING PATTERN "*.json")
 endif()

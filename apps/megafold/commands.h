@@ -10,6 +10,7 @@ constexpr int kFailure = 1;
 constexpr int kBadInput = 2;
 
 void AddTrain(CLI::App& app, int* status);
+void AddTune(CLI::App& app, int* status);
 void AddInspect(CLI::App& app, int* status);
 void AddDoctor(CLI::App& app, int* status);
 void AddVersion(CLI::App& app, int* status);

@@ -10,7 +10,9 @@
 #include "apps/megafold/commands.h"
 #include "megafold/core/build_info.h"
 #include "megafold/core/threads.h"
+#include "torch_ops/tensors.h"
 #include "train/device.h"
+#include "tuning/load.h"
 
 namespace megafold::apps {
 namespace {
@@ -35,6 +37,19 @@ bool Works(const at::Device& device, std::string* why) {
     const std::string text = error.what();
     *why = text.substr(0, text.find('\n'));
     return false;
+  }
+}
+
+// A table that is ignored costs speed alone, so it does not make the installation ill.
+void TuningLines() {
+  for (const char* name : {"cpu", "auto"}) {
+    const at::Device device = train::PickDevice(name);
+    if (std::string(name) == "auto" && device.is_cpu()) continue;
+    const tuning::TableReport report = tuning::ReadTables(torch_ops::ToDevice("doctor", device));
+    const std::string label = "tuned on " + device.str();
+    if (report.used.empty()) Line(label, "no table: the built-in order of implementations");
+    for (const std::string& line : report.used) Line(label, line);
+    for (const std::string& line : report.problems) Line(label, "IGNORED: " + line);
   }
 }
 
@@ -66,6 +81,7 @@ int Doctor() {
     healthy = healthy && works;
     Line("tensors on " + device.str(), works ? "work" : "FAIL: " + why);
   }
+  TuningLines();
   std::cout << (healthy ? "all is well\n" : "something is wrong: see the lines in capitals\n");
   return healthy ? 0 : kFailure;
 }

@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int status = 0;
   megafold::apps::AddTrain(app, &status);
+  megafold::apps::AddTune(app, &status);
   megafold::apps::AddInspect(app, &status);
   megafold::apps::AddDoctor(app, &status);
   megafold::apps::AddVersion(app, &status);

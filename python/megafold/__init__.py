@@ -15,7 +15,7 @@ LIBRARY_PATH = _library.load()  # before the modules below, which use torch.ops.
 
 from . import compat, functional, modules  # noqa: E402
 from .functional import evo_attention, layer_norm_linear, transition, triangle_multiplication  # noqa: E402
-from .info import build_info, doctor  # noqa: E402
+from .info import build_info, doctor, tuning_report  # noqa: E402
 
 __version__: str = build_info()["version"]
 
@@ -31,4 +31,5 @@ __all__ = [
     "modules",
     "transition",
     "triangle_multiplication",
+    "tuning_report",
 ]

@@ -16,6 +16,16 @@ def build_info() -> dict[str, Any]:
     return json.loads(torch.ops.megafold.build_info())
 
 
+def tuning_report(device: str | torch.device = "cpu") -> dict[str, list[str]]:
+    """The tuned tables that hold for the device ("used"), and what is wrong with any that was found ("problems"); "cuda"
+    is the current GPU."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    used, problems = torch.ops.megafold.tuning_report(device)
+    return {"used": used, "problems": problems}
+
+
 def doctor() -> dict[str, Any]:
     """Everything a bug report needs about this installation, as plain data; `python -m megafold` prints it."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -27,4 +37,5 @@ def doctor() -> dict[str, Any]:
         "machine": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
         "gpus": devices,
+        "tuning": {name: tuning_report(name) for name in ("cpu", *(f"cuda:{i}" for i in range(len(devices))))},
     }

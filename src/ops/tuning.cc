@@ -113,19 +113,24 @@ std::string Refusal(DeviceType device, const TunedChoice& choice) {
 
 }  // namespace
 
-std::vector<std::string> SetTunedChoices(Device device, std::span<const TunedChoice> choices) {
-  Table table;
+std::vector<std::string> RefusedChoices(DeviceType device, std::span<const TunedChoice> choices) {
   std::vector<std::string> refused;
   for (const TunedChoice& choice : choices) {
-    const std::string why = Refusal(device.type, choice);
-    if (why.empty()) {
+    const std::string why = Refusal(device, choice);
+    if (!why.empty()) refused.push_back(StrCat("'", choice.problem, "': ", why));
+  }
+  return refused;
+}
+
+std::vector<std::string> SetTunedChoices(Device device, std::span<const TunedChoice> choices) {
+  Table table;
+  for (const TunedChoice& choice : choices) {
+    if (Refusal(device.type, choice).empty()) {
       table.insert_or_assign(choice.problem, choice.implementation);
-    } else {
-      refused.push_back(StrCat("'", choice.problem, "': ", why));
     }
   }
   Registry::Get().Replace(device, std::move(table));
-  return refused;
+  return RefusedChoices(device.type, choices);
 }
 
 std::vector<TunedChoice> TunedChoices(Device device) {

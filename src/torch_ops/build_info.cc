@@ -1,12 +1,16 @@
-// torch.ops.megafold.build_info: what `megafold.build_info()` shows, as JSON.
+// torch.ops.megafold.build_info: what `megafold.build_info()` shows, as JSON; and tuning_report.
 #include "megafold/core/build_info.h"
 
 #include <torch/library.h>
 
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <vector>
 
 #include "megafold/core/error.h"
+#include "torch_ops/tensors.h"
+#include "tuning/load.h"
 
 namespace megafold::torch_ops {
 namespace {
@@ -31,8 +35,17 @@ std::string BuildInfo() {
                 ", \"compiler\": ", Quoted(Compiler()), ", \"backends\": {", backends, "}}");
 }
 
+// The tuned tables that hold for a device, and what is wrong with any.
+std::tuple<std::vector<std::string>, std::vector<std::string>> TuningReport(c10::Device device) {
+  tuning::TableReport report = tuning::ReadTables(ToDevice("tuning_report's device", device));
+  return {std::move(report.used), std::move(report.problems)};
+}
+
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(megafold, library) { library.def("build_info() -> str", BuildInfo); }
+TORCH_LIBRARY_FRAGMENT(megafold, library) {
+  library.def("build_info() -> str", BuildInfo);
+  library.def("tuning_report(Device device) -> (str[] used, str[] problems)", TuningReport);
+}
 
 }  // namespace megafold::torch_ops

@@ -9,6 +9,7 @@
 #include "megafold/core/build_info.h"
 #include "megafold/core/error.h"
 #include "megafold/core/threads.h"
+#include "tuning/load.h"
 
 namespace megafold::torch_ops {
 namespace {
@@ -30,6 +31,8 @@ DeviceType GpuType() {
   return type;
 }
 
+}  // namespace
+
 Device ToDevice(const char* name, c10::Device device) {
   if (device.is_cpu()) return {DeviceType::kCpu, 0};
   if (device.is_cuda()) return {GpuType(), device.index()};
@@ -37,6 +40,8 @@ Device ToDevice(const char* name, c10::Device device) {
   Fail(ErrorCode::kInvalidArgument, name, " is on device '", device.str(),
        "', expected cpu or cuda");
 }
+
+namespace {
 
 DType ToDType(const char* name, at::ScalarType type) {
   switch (type) {
@@ -125,6 +130,7 @@ std::optional<at::Tensor> Wrap(const at::Tensor& tensor) {
 
 CallScope::CallScope(const at::Tensor& lead) : guard_(lead.device()), device_(lead.device()) {
   stream_.device = ToDevice("the first operand", device_);
+  tuning::LoadTablesOnce(stream_.device);
   if (device_.is_cpu()) {
     const int threads = at::get_num_threads();
     if (threads != GetNumThreads()) SetNumThreads(threads);

@@ -17,6 +17,9 @@
 
 namespace megafold::torch_ops {
 
+// Throws kInvalidArgument for a device that no operator knows; `name` says whose it is.
+Device ToDevice(const char* name, c10::Device device);
+
 // An undefined or absent tensor gives an undefined view. Throws kInvalidArgument for a dtype,
 // device or layout that no operator knows; `name` says which operand it was.
 TensorView ToView(const char* name, const at::Tensor& tensor);
@@ -52,7 +55,8 @@ at::ScalarType StatisticsType(const at::Tensor& storage);
 at::Tensor Unwrap(const std::optional<at::Tensor>& tensor);
 std::optional<at::Tensor> Wrap(const at::Tensor& tensor);
 
-// Makes the device current, and the CPU backend use as many threads as PyTorch, for one call.
+// Makes the device current, and the CPU backend use as many threads as PyTorch, for one call. The first on a device loads
+// its tuned tables.
 class CallScope {
  public:
   explicit CallScope(const at::Tensor& lead);

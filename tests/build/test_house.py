@@ -18,16 +18,17 @@ ALLOWED = {
     "include/megafold/core": ("megafold/core/",),
     "include/megafold/ops": ("megafold/core/", "megafold/ops/"),
     "src/core": (*PUBLIC, "megafold_git_commit.h"),
-    "src/ops": (*PUBLIC, "ops/", "backends/", "tuning/"),
+    "src/ops": (*PUBLIC, "ops/", "backends/"),
     "src/backends/cpu": (*PUBLIC, "backends/implementation.h", "backends/cpu/", "hwy/"),
-    "src/backends/cuda": (*PUBLIC, "backends/implementation.h", "backends/cuda/", "tuning/", "cuda", "cute/", "cutlass/"),
+    "src/backends/cuda": (*PUBLIC, "backends/implementation.h", "backends/cuda/", "cuda", "cute/", "cutlass/"),
     "src/backends/hip": (*PUBLIC, "backends/implementation.h", "backends/hip/", "hip/"),
-    "src/torch_ops": (*PUBLIC, "torch_ops/", *FRAMEWORK),
+    "src/tuning": (*PUBLIC, "tuning/", "nlohmann/"),
+    "src/torch_ops": (*PUBLIC, "torch_ops/", "tuning/", *FRAMEWORK),
     "src/config": (*PUBLIC, "config/", "yaml-cpp/"),
     "src/data": (*PUBLIC, "data/", "config/", "gemmi/", "zlib.h", "zstd.h", "lmdb.h", "nlohmann/"),
     "src/model": (*PUBLIC, "model/", "config/", "torch_ops/", *FRAMEWORK),
     "src/train": (*PUBLIC, "train/", "config/", "data/", "torch_ops/", "nlohmann/", *FRAMEWORK),
-    "apps/megafold": (*PUBLIC, "apps/", "train/", "model/", "data/", "config/", "torch_ops/", "CLI/", "nlohmann/", *FRAMEWORK),
+    "apps/megafold": (*PUBLIC, "apps/", "train/", "model/", "data/", "config/", "torch_ops/", "tuning/", "CLI/", "nlohmann/", *FRAMEWORK),
 }
 SOURCES = (".h", ".cc", ".cu", ".cuh", ".hip")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.MULTILINE)

@@ -99,7 +99,7 @@ TEST_F(TuningTest, CandidatesNameTheClassAndWhoAccepts) {
   const TuningCandidates forward = Candidates(attention.forward);
   EXPECT_EQ(forward.problem,
             "evo_attention forward float32 batch=1 rows=3 queries=24 keys=48 heads=2 dim=16 "
-            "bias=float32 biases=1 mask=none");
+            "bias=float32 biases=1 mask=no");
   EXPECT_EQ(forward.implementations, (std::vector<std::string>{"cpu simd", "cpu ref"}));
   const TuningCandidates backward = Candidates(attention.backward);
   EXPECT_EQ(backward.problem.substr(0, 31), "evo_attention backward float32 ");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -50,7 +51,7 @@ def rows(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("command", ["train", "inspect", "doctor", "version"])
+@pytest.mark.parametrize("command", ["train", "tune", "inspect", "doctor", "version"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.returncode == 0
@@ -115,6 +116,74 @@ def test_inspect_shows_an_entry() -> None:
     assert "1ubq" in result.stdout and "76" in result.stdout
     missing = run("inspect", "--config", "configs/tiny.yaml", "9xyz")
     assert missing.returncode == 2 and "9xyz" in missing.stderr
+
+
+def tune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return run("tune", "--config", "configs/tiny.yaml", "--set", "data.crop_tokens=16", "--set", "train.threads=1", "--seconds",
+               "0.001", *arguments)
+
+
+def test_tune_writes_a_table_that_doctor_and_the_operators_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "new folder/cpu.json"
+    result = tune("--device", "cpu", "--output", table)
+    assert result.returncode == 0, result.stderr
+    assert f"table: {table}" in result.stdout and "problems run on something else than the default" in result.stdout
+    written = json.loads(table.read_text())
+    assert [path.name for path in table.parent.iterdir()] == ["cpu.json"]
+    assert written["commit"] and "--set data.crop_tokens=16" in written["command"] and len(written["entries"]) >= 10
+    for entry in written["entries"]:
+        assert set(entry["times_ms"]) == {"cpu simd", "cpu ref"} and entry["default"] == "cpu simd" and not entry["failed"]
+        assert entry["problem"].split()[:2] in (["evo_attention", "forward"], ["evo_attention", "backward"])
+
+    # A choice that no measurement would make: the log shows that it is followed, and by the trainer as well.
+    for entry in written["entries"]:
+        entry["implementation"] = "cpu ref"
+    table.write_text(json.dumps(written))
+    monkeypatch.setenv("MEGAFOLD_TUNING", str(table.parent))
+    assert f"{table}: {len(written['entries'])} entries" in run("doctor").stdout
+    monkeypatch.setenv("MEGAFOLD_LOG", "dispatch")
+    output = tmp_path / "run"
+    trained = run(*train_arguments(output, train__steps="1"))
+    assert trained.returncode == 0, trained.stderr
+    assert "megafold: evo_attention -> cpu ref (tuned)" in trained.stderr
+    monkeypatch.setenv("MEGAFOLD_TUNING", "off")
+    again = run(*train_arguments(tmp_path / "again", train__steps="1"))
+    assert "(tuned)" not in again.stderr and "megafold: evo_attention -> cpu simd" in again.stderr
+
+
+def test_a_damaged_table_is_reported_once_and_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torn.json").write_text('{"format": ')
+    monkeypatch.setenv("MEGAFOLD_TUNING", str(tmp_path))
+    trained = run(*train_arguments(tmp_path / "run", train__steps="2"))
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr.count("torn.json: is not JSON") == 1
+    doctor = run("doctor")
+    assert doctor.returncode == 0 and "IGNORED: " in doctor.stdout and "torn.json" in doctor.stdout
+    monkeypatch.setenv("MEGAFOLD_TUNING", str(tmp_path / "none"))
+    assert "which does not exist" in run("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cpu", "--dtype", "int8"], "--dtype is 'int8'"),
+        (["--device", "cpu", "--set", "data.crop_tokens=0"], "no size is known"),
+        (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
+        (["--device", "cpu", "--set", "model.pairformer.pair_heads=5"], "5 heads do not divide the width"),
+    ],
+)
+def test_tune_refuses_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = tune("--output", tmp_path / "t.json", *arguments)
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_tune_without_a_gpu_says_so(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    result = tune("--output", tmp_path / "t.json")
+    assert result.returncode == 2 and "tune measures GPUs, and PyTorch finds none here" in result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,30 @@ def test_doctor() -> None:
     assert set(facts["megafold"]["backends"]) == {"cpu", "cuda", "hip"}
     assert megafold.__version__ == facts["megafold"]["version"]
     assert Path(facts["library"]).is_file()
+    assert facts["tuning"]["cpu"]["problems"] == []
+
+
+def test_a_tuned_table_is_followed_from_python(tmp_path: Path) -> None:
+    """The first call loads tables; damage is printed once."""
+    (tmp_path / "torn.json").write_text("{}")
+    script = (
+        "import json, sys, torch, megafold; from pathlib import Path; folder = Path(sys.argv[1]);"
+        "device = next(l.split(':', 1)[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'));"
+        "problem = 'evo_attention forward float32 batch=1 rows=2 queries=6 keys=6 heads=1 dim=8 bias=none mask=no';"
+        "entry = dict(problem=problem, implementation='cpu ref', default='cpu simd', measured='', times_ms={}, failed={});"
+        "table = {k: '' for k in ('driver', 'megafold', 'commit', 'date', 'command')};"
+        "table |= dict(format='megafold tuning 1', device=device, entries=[entry]);"
+        "(folder / 'cpu.json').write_text(json.dumps(table));"
+        "x = torch.ones(1, 2, 5, 1, 8); megafold.evo_attention(x, x, x); megafold.evo_attention(x, x, x);"
+        "print(megafold.tuning_report('cpu'))"
+    )
+    settings = {"MEGAFOLD_TUNING": str(tmp_path), "MEGAFOLD_LOG": "dispatch"}
+    result = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=os.environ | settings, text=True,
+                            capture_output=True, check=False)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("evo_attention -> cpu ref (tuned)") >= 2, result.stderr
+    assert result.stderr.count("torn.json: has no 'format'") == 1
+    assert "cpu.json: 1 entries" in result.stdout and "torn.json" in result.stdout
 
 
 def test_doctor_as_a_program() -> None:

@@ -5,7 +5,7 @@
 // Nothing below them reads a file or takes a time.
 //
 // A class is named by a text that starts with the operator and the direction, such as
-//   "evo_attention forward bfloat16 batch=1 rows=384 queries=384 keys=384 heads=4 dim=32 bias=float32 biases=1 mask=bool".
+//   "evo_attention forward bfloat16 batch=1 rows=384 queries=384 keys=384 heads=4 dim=32 bias=float32 biases=1 mask=yes".
 // Sizes that a model meets in many values (batch, rows, lengths) are rounded up to the next of 1, 2, 3, 4, 6, 8, 12, 16,
 // 24, ... (2^n and 3 2^n); heads, widths and types are exact.
 #pragma once
@@ -24,10 +24,12 @@ struct TunedChoice {
   friend bool operator==(const TunedChoice&, const TunedChoice&) = default;
 };
 
-// Replaces the choices for `device`; an empty list leaves every problem to the ordered lists again. A choice whose
-// operator or implementation this build does not have for the device is left out, with one line in the result that names
-// it. Thread-safe; calls that run already finish with the choices they began with. A workspace belongs to the choices it
-// was asked for under: change none between the query and the call.
+// One line for each choice whose operator or implementation this build does not have for the device: it names both.
+std::vector<std::string> RefusedChoices(DeviceType device, std::span<const TunedChoice> choices);
+
+// Replaces the choices for `device` by those that are not refused; an empty list leaves every problem to the ordered
+// lists again. Returns RefusedChoices. Thread-safe; calls that run already finish with the choices they began with. A
+// workspace belongs to the choices it was asked for under: change none between the query and the call.
 std::vector<std::string> SetTunedChoices(Device device, std::span<const TunedChoice> choices);
 
 // Those that hold for `device`, sorted by problem.
@@ -41,7 +43,7 @@ struct TuningCandidates {
 
 struct DeviceDescription {
   std::string name;    // the model, what tables are tied to: "NVIDIA H200, sm_90"; empty without a backend for it
-  std::string driver;  // "CUDA 13.0"; empty for the CPU
+  std::string driver;  // "580.159.04, CUDA 13.0"; empty for the CPU
 };
 
 // Throws kDevice when the device cannot be asked.

@@ -1,6 +1,8 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <fstream>
+#include <string>
 
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/device/guard.h"
@@ -33,7 +35,17 @@ std::string DeviceName(int index) {
 std::string DriverName() {
   int version = 0;  // 1000 major + 10 minor
   CheckCuda(cudaDriverGetVersion(&version), "cudaDriverGetVersion");
-  return StrCat("CUDA ", version / 1000, ".", version % 1000 / 10);
+  const std::string cuda = StrCat("CUDA ", version / 1000, ".", version % 1000 / 10);
+  // "NVRM version: NVIDIA UNIX ... Module for x86_64  580.159.04  Release Build ...", where the
+  // system shows it.
+  std::ifstream info("/proc/driver/nvidia/version");
+  for (std::string word; info >> word;) {
+    if (word.find('.') != std::string::npos &&
+        word.find_first_not_of("0123456789.") == std::string::npos) {
+      return StrCat(word, ", ", cuda);
+    }
+  }
+  return cuda;
 }
 
 }  // namespace megafold::cuda
