@@ -41,6 +41,20 @@ __device__ __forceinline__ void BarrierWait(std::uint32_t barrier, std::uint32_t
       "r"(parity)
       : "memory");
 }
+// The same for a thread that has nothing else to do: it sleeps instead of asking again and again,
+// which would take issue slots from the warps beside it.
+__device__ __forceinline__ void BarrierWaitAsleep(std::uint32_t barrier, std::uint32_t parity) {
+  constexpr std::uint32_t kNanoseconds = 1000000;  // at most; the phase's end wakes it
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity), "r"(kNanoseconds)
+      : "memory");
+}
 // Arrives at the barrier at the same offset in block `rank` of the cluster; what this thread wrote
 // before is visible to whoever waits for the phase with BarrierWaitCluster.
 __device__ __forceinline__ void BarrierArriveRemote(std::uint32_t barrier, std::uint32_t rank) {
@@ -63,6 +77,11 @@ __device__ __forceinline__ void BarrierWaitCluster(std::uint32_t barrier, std::u
       "}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+
+// Makes what this thread stored in shared memory visible to the matrix units and the copy engine.
+__device__ __forceinline__ void FenceAsyncProxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 // ---- Copies from device to shared memory that complete on an mbarrier. ----

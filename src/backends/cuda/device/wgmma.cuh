@@ -37,6 +37,12 @@ struct TileDescriptor {
   static constexpr std::uint64_t kSixtyFourRows = 64 * kPitch / 16;
 };
 
+// The same for K-major tiles of 16 columns without a swizzle: `left` and `right` are the addresses
+// of their halves, each of rows of 8 columns that follow one another. `right` comes after `left`.
+__device__ constexpr std::uint64_t HalvesDescriptor(std::uint32_t left, std::uint32_t right) {
+  return std::uint64_t{8 * 16 / 16} << 32 | ((right - left) >> 4) << 16 | (left & 0x3FFFF) >> 4;
+}
+
 enum class Order : int { kKMajor = 0, kMnMajor = 1 };
 
 // Before the first product of a batch: registers written by ordinary instructions are ready.
@@ -128,4 +134,3 @@ __device__ __forceinline__ void ScoresAsA(std::uint32_t (&a)[4], const float (&d
 }
 
 }  // namespace megafold::cuda
-

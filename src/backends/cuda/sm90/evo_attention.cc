@@ -242,6 +242,9 @@ Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
   const Support operands = SupportsOperands(args.q, args.k, args.v, args.bias);
   if (!operands) return operands;
   if (const char* refusal = TensorMapRefusal(args.out)) return Support::No(refusal);
+  // The matrix units add mask / scale and -maximum / scale to <q, k>.
+  constexpr float kMinScale = 1e-6F;
+  if (!(std::abs(args.scale) >= kMinScale)) return Support::No("the scale is next to 0");
   if (MakeAttentionProblem(args).rows < 2) return Support::No("a bias serves one row alone");
   return Support::Yes();
 }
@@ -250,7 +253,7 @@ std::size_t ForwardWorkspace(const ops::EvoAttentionForwardArgs& args) {
   const AttentionProblem problem = MakeAttentionProblem(args);
   Workspaces space(nullptr);
   space.Take(PackedBiasBytes(problem));
-  space.Take(PackedMaskBytes(problem));
+  space.Take(PackedMaskColumnsBytes(problem));
   return space.used();
 }
 
@@ -272,7 +275,7 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stre
   float* const bias = space.Take(PackedBiasBytes(p));
   PackBias(p, type, bias, nullptr, queue);
   p.bias_by_queries = bias;
-  p.packed_mask = PackMask(p, type, space.Take(PackedMaskBytes(p)), queue);
+  p.mask_columns = PackMaskColumns(p, type, space.Take(PackedMaskColumnsBytes(p)), queue);
   instance.forward(p, queue);
 }
 

@@ -7,8 +7,14 @@
 // one tile. P V of a step runs under the scores of the next one, and the warpgroups under each
 // other.
 //
-// The running maximum is raised only when the sum that a thread adds to its row passes kLargestSum:
-// this is seen after the exponentials, so the usual step needs neither a maximum nor a shuffle.
+// Issue slots are what is short, so the matrix units do what they can. Sixteen more columns of
+// Q K^T, {-shift / scale in three parts, 1, 1, 1, 0 ...} times {1, 1, 1, mask / scale in three
+// parts, 0 ...}, add the mask and take the query's shift off. What is left of a score's way to p is
+// x = scale log2(e) s + bias and 2^x.
+//
+// The shift is not the running maximum: it begins as 0 and changes when the sums say that p has
+// become too large, or at first too small, for its type. So the usual step needs neither a maximum
+// nor a shuffle.
 #pragma once
 
 #include "backends/cuda/attention/problem.cuh"
@@ -16,7 +22,10 @@
 
 namespace megafold::cuda {
 
-inline constexpr float kLargestSum = 1024.0F;  // float16 holds p up to 65504
+// What a thread adds to a query's sum in a step (16 keys), at most, and what its sum has to reach
+// before the query's shift has been fitted to its scores: float16 holds p from 6e-5 to 65504.
+inline constexpr float kLargestSum = 1024.0F;
+inline constexpr float kLeastSum = 1.0F / 64.0F;
 
 // Rows of an item and computing warpgroups: what the registers hold.
 struct ForwardTiling {
@@ -34,7 +43,8 @@ struct ForwardTilingType {
   static constexpr ForwardTiling kValue{kRows, kGroups};
 };
 
-// Shared memory, in bytes: rings of Q, of bias, and of K, V and mask terms; then their barriers, a
+// Shared memory, in bytes: rings of Q, of bias, and of K, V and mask columns; mask columns of a
+// tile without a mask, and the zeros that are every tile's last eight; then the rings' barriers, a
 // full and an empty one for each stage.
 template <int kDim, typename Tiling, bool kHasBias>
 struct ForwardLayout {
@@ -52,12 +62,14 @@ struct ForwardLayout {
   static constexpr int kQ = 0;
   static constexpr int kBias = kQ + kQStages * kQBytes;
   static constexpr int kStage = kBias + kBiasStages * kBiasBytes;
-  static constexpr int kMost = 232448 - 1024 - 256;  // what a block may have, alignment, barriers
-  static constexpr int kFitting = (kMost - kStage) / (kStageBytes + kMaskTileBytes);
+  static constexpr int kMost = 232448 - 1024 - 256 - 2 * kMaskColumnsBytes;
+  static constexpr int kFitting = (kMost - kStage) / (kStageBytes + kMaskColumnsBytes);
   static constexpr int kStages = kFitting < 8 ? kFitting : 8;
   static_assert(kStages >= 3);
-  static constexpr int kTerms = kStage + kStages * kStageBytes;
-  static constexpr int kQBarriers = kTerms + kStages * kMaskTileBytes;
+  static constexpr int kMask = kStage + kStages * kStageBytes;
+  static constexpr int kNoMask = kMask + kStages * kMaskColumnsBytes;
+  static constexpr int kZeros = kNoMask + kMaskColumnsBytes;
+  static constexpr int kQBarriers = kZeros + kMaskColumnsBytes;
   static constexpr int kBiasBarriers = kQBarriers + kQStages * 16;
   static constexpr int kStageBarriers = kBiasBarriers + kBiasStages * 16;
   static constexpr int kBytes = kStageBarriers + kStages * 16 + 1024;
@@ -105,12 +117,12 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
   RingPosition<Layout::kQStages> q_at;
   RingPosition<kHasBias ? Layout::kBiasStages : 1> bias_at;
   RingPosition<Layout::kStages> at;
-  const bool terms = p.packed_mask.terms != nullptr;
-  const int stage_bytes = Layout::kStageBytes + (terms ? kMaskTileBytes : 0);
+  const bool masked = p.mask_columns.tiles != nullptr;
+  const int stage_bytes = Layout::kStageBytes + (masked ? kMaskColumnsBytes : 0);
   const int items = ForwardItems(p, Tiling::kValue);
   // The barrier of a stage that is free, told how much will come.
   const auto open = [&](std::uint32_t ring, auto& position, int bytes) {
-    BarrierWait(EmptyBarrier(ring, position.stage), position.EmptyParity());
+    BarrierWaitAsleep(EmptyBarrier(ring, position.stage), position.EmptyParity());
     const std::uint32_t full = FullBarrier(ring, position.stage);
     BarrierExpect(full, bytes);
     position.Advance();
@@ -121,14 +133,16 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
        index += static_cast<int>(gridDim.x)) {
     const ForwardItem item(p, Tiling::kValue, index);
     GroupRow rows[kRows];
-    const float* row_terms[kRows];
+    const char* mask[kRows];
     std::uint32_t to = shared + Layout::kQ + q_at.stage * Layout::kQBytes;
     const std::uint32_t q_full = open(shared + Layout::kQBarriers, q_at, Layout::kQBytes);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       // Past the last row the last one is computed again, and not stored.
       rows[r] = GroupRow(p, item.group, min(item.row + r, static_cast<int>(p.rows) - 1));
-      row_terms[r] = MaskRow(p, rows[r]);
+      mask[r] = p.mask_columns.tiles +
+                (rows[r].batch * p.mask_columns.batch + rows[r].row * p.mask_columns.row) *
+                    kMaskColumnsBytes;
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
         CopyTensor(to, p.q_map, item.query + group * kHopperTile, item.head, rows[r].row,
@@ -145,25 +159,24 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
             p.key_tiles * kTileFloats;
 #pragma unroll 1
     for (int tile = 0; tile < p.key_tiles; ++tile) {
-      if constexpr (kHasBias) {
+      const int key = tile * kHopperTile;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        to = shared + Layout::kStage + at.stage * Layout::kStageBytes;
+        const std::uint32_t mask_to = shared + Layout::kMask + at.stage * kMaskColumnsBytes;
+        std::uint32_t full = open(shared + Layout::kStageBarriers, at, stage_bytes);
+        CopyTensor(to + Layout::kK, p.k_map, key, item.head, rows[r].row, rows[r].batch, full);
+        CopyTensor(to + Layout::kV, p.v_map, key, item.head, rows[r].row, rows[r].batch, full);
+        if (masked) CopyBulk(mask_to, mask[r] + tile * kMaskColumnsBytes, kMaskColumnsBytes, full);
+        if (!kHasBias || r > 0) continue;
+        // After the keys of the first row, whose product needs no bias.
         to = shared + Layout::kBias + bias_at.stage * Layout::kBiasBytes;
-        const std::uint32_t full =
-            open(shared + Layout::kBiasBarriers, bias_at, bias_tiles * kBiasTileBytes);
+        full = open(shared + Layout::kBiasBarriers, bias_at, bias_tiles * kBiasTileBytes);
         for (int group = 0; group < bias_tiles; ++group) {
           CopyBulk(to + group * kBiasTileBytes,
                    bias + (static_cast<std::int64_t>(group) * p.key_tiles + tile) * kTileFloats,
                    kBiasTileBytes, full);
         }
-      }
-      const int key = tile * kHopperTile;
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        to = shared + Layout::kStage + at.stage * Layout::kStageBytes;
-        const std::uint32_t terms_to = shared + Layout::kTerms + at.stage * kMaskTileBytes;
-        const std::uint32_t full = open(shared + Layout::kStageBarriers, at, stage_bytes);
-        CopyTensor(to + Layout::kK, p.k_map, key, item.head, rows[r].row, rows[r].batch, full);
-        CopyTensor(to + Layout::kV, p.v_map, key, item.head, rows[r].row, rows[r].batch, full);
-        if (terms) CopyBulk(terms_to, row_terms[r] + key, kMaskTileBytes, full);
       }
     }
   }
@@ -175,59 +188,91 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
 // that + 8. The sums are those of the thread's own keys.
 template <int kDim>
 struct ForwardRow {
+  // First written by the product of the first tile: the matrix units would wait for ordinary
+  // instructions that write accumulators.
   float out[kDim / 2];
-  float maximum[2], sum[2];
+  float shift[2], sum[2];
+  float least;  // what `sum` must reach; -1 once both shifts are fitted
+  std::uint32_t
+      left[2];  // the thread's part of the left factor: its first eight columns, a query each
 
-  // `out` is first written by the product of the first tile: the matrix units would wait for
-  // ordinary instructions that write accumulators.
   __device__ __forceinline__ void Clear() {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      maximum[half] = -kInfinity;
-      sum[half] = 0.0F;
-    }
+    shift[0] = shift[1] = 0.0F;
+    sum[0] = sum[1] = 0.0F;
+    least = kLeastSum;
+    left[0] = left[1] = LeftColumns(0.0F);
   }
 
-  // What is taken off the scores of a query.
-  __device__ __forceinline__ float Shift(int half) const {
-    return maximum[half] == -kInfinity ? 0.0F : maximum[half];
+  // Two of the columns {x in three parts, 1, 1, 1, 0, 0} by the lane's place in its quad.
+  static __device__ __forceinline__ std::uint32_t LeftColumns(float x) {
+    const float high = __bfloat162float(__float2bfloat16_rn(x));
+    const float middle = __bfloat162float(__float2bfloat16_rn(x - high));
+    const int place = static_cast<int>(threadIdx.x) % 4;
+    const float first = place == 0 ? high : place == 1 ? x - high - middle : 1.0F;
+    const float second = place == 0 ? middle : 1.0F;
+    return place == 3 ? 0U : Pack(first, second, __nv_bfloat16{});
   }
 
-  // Makes the maximum cover the scores x, the row's first if `first`.
-  __device__ __forceinline__ void Raise(const float (&x)[kScores], bool first) {
+  // Fits the shifts to the scores x, which have the present ones off, and takes the change off x. A
+  // shift that has served for keys only grows. `first` says that `out` holds nothing yet.
+  __device__ __forceinline__ void Fit(float (&x)[kScores], bool first, float inverse_scale) {
+    bool fitted = true;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float best = maximum[half];
+      float best = -kInfinity;
 #pragma unroll
       for (int v = 0; v < kScores / 4; ++v) {
         best = fmaxf(best, fmaxf(x[4 * v + 2 * half], x[4 * v + 2 * half + 1]));
       }
-      best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 1));
-      best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 2));
-      const float factor = maximum[half] == -kInfinity ? 0.0F : Exp2(maximum[half] - best);
-      maximum[half] = best;
+      float served = sum[half];
+#pragma unroll
+      for (int lanes = 1; lanes <= 2; lanes *= 2) {
+        best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, lanes));
+        served = fmaxf(served, __shfl_xor_sync(0xFFFFFFFFU, served, lanes));
+      }
+      if (served > 0.0F) best = fmaxf(best, 0.0F);
+      if (best == -kInfinity) {
+        best = 0.0F;
+        fitted = false;
+      }
+      shift[half] += best;
+      left[half] = LeftColumns(-shift[half] * inverse_scale);
+#pragma unroll
+      for (int v = 0; v < kScores / 4; ++v) {
+        x[4 * v + 2 * half] -= best;
+        x[4 * v + 2 * half + 1] -= best;
+      }
+      const float factor = Exp2(-best);
+      sum[half] = served > 0.0F ? sum[half] * factor : 0.0F;
       if (first) continue;
-      sum[half] *= factor;
 #pragma unroll
       for (int i = 0; i < kDim / 8; ++i) {
-        out[4 * i + 2 * half] *= factor;
-        out[4 * i + 2 * half + 1] *= factor;
+        out[4 * i + 2 * half] = served > 0.0F ? out[4 * i + 2 * half] * factor : 0.0F;
+        out[4 * i + 2 * half + 1] = served > 0.0F ? out[4 * i + 2 * half + 1] * factor : 0.0F;
       }
     }
+    if (fitted) least = -1.0F;
+  }
+
+  // Whether some query of the warp needs a fit after the sums of a step; the same in every lane.
+  // Written so that NaN counts.
+  __device__ __forceinline__ bool NeedsFit(const float (&step)[2]) const {
+    const bool fits = step[0] <= kLargestSum && step[1] <= kLargestSum &&
+                      sum[0] + step[0] >= least && sum[1] + step[1] >= least;
+    return __any_sync(0xFFFFFFFFU, !fits) != 0;
   }
 };
 
-// p = 2^(x - shift) as the A operand of P V, and the sums of the thread's two queries.
+// p = 2^x as the A operand of P V, and the sums of the thread's two queries.
 template <typename T>
 __device__ __forceinline__ void Exponentials(std::uint32_t (&p)[kScores / 2], float (&sum)[2],
-                                             const float (&x)[kScores], float shift0,
-                                             float shift1) {
+                                             const float (&x)[kScores]) {
 #pragma unroll
   for (int v = 0; v < kScores / 4; ++v) {
-    const float p0 = Exp2(x[4 * v] - shift0);
-    const float p1 = Exp2(x[4 * v + 1] - shift0);
-    const float p2 = Exp2(x[4 * v + 2] - shift1);
-    const float p3 = Exp2(x[4 * v + 3] - shift1);
+    const float p0 = Exp2(x[4 * v]);
+    const float p1 = Exp2(x[4 * v + 1]);
+    const float p2 = Exp2(x[4 * v + 2]);
+    const float p3 = Exp2(x[4 * v + 3]);
     sum[0] = v == 0 ? p0 : sum[0] + p0;
     sum[1] = v == 0 ? p2 : sum[1] + p2;
     sum[0] += p1;
@@ -235,13 +280,6 @@ __device__ __forceinline__ void Exponentials(std::uint32_t (&p)[kScores / 2], fl
     p[2 * v] = Pack(p0, p1, T{});
     p[2 * v + 1] = Pack(p2, p3, T{});
   }
-}
-
-// Whether a sum of the warp says that a maximum must be raised, in every lane. Written so that NaN
-// counts: x - maximum is NaN when both are -inf.
-__device__ __forceinline__ bool AnyTooLarge(const float (&sum)[2]) {
-  const bool fits = sum[0] <= kLargestSum && sum[1] <= kLargestSum;
-  return __any_sync(0xFFFFFFFFU, !fits) != 0;
 }
 
 // Lane j of a quad gives word i of its own and receives word j of lane i.
@@ -290,27 +328,21 @@ __device__ __forceinline__ void StoreQuery(T* to, const float (&out)[kDim / 2], 
   }
 }
 
+// `out` and `lse` are those of the thread's first query; the second is eight tokens further.
 template <typename T, int kDim>
-__device__ __forceinline__ void StoreForwardRow(const HopperAttentionParams& p,
-                                                ForwardRow<kDim>& row, const GroupRow& at, int head,
-                                                int first_query) {
-  const Fragment mine;
-  const std::int64_t batch_row = static_cast<std::int64_t>(at.batch) * p.batch_rows + at.row;
-  T* const base =
-      static_cast<T*>(p.out.data) + at.batch * p.out.batch + at.row * p.out.row + head * p.out.head;
+__device__ __forceinline__ void StoreForwardRow(T* out, std::int64_t token, float* lse,
+                                                ForwardRow<kDim>& row, int queries, int dim) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float sum = row.sum[half];
     sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
     sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
-    const int query = first_query + mine.row + half * 8;
-    const bool inside = query < p.queries;
-    StoreQuery<T, kDim>(base + query * p.out.token, row.out, half, sum > 0.0F ? 1.0F / sum : 0.0F,
-                        p.dim, inside);
-    if (inside && mine.column == 0) {
+    const bool inside = half * 8 < queries;
+    StoreQuery<T, kDim>(out + half * 8 * token, row.out, half,
+                        sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F, dim, inside);
+    if (inside && threadIdx.x % 4 == 0) {
       constexpr float kLn2 = 0.69314718055994530942F;
-      p.lse[(batch_row * p.heads + head) * p.queries + query] =
-          sum > 0.0F ? (row.maximum[half] + log2f(sum)) * kLn2 : kInfinity;
+      lse[half * 8] = sum > 0.0F ? (row.shift[half] + __log2f(sum)) * kLn2 : kInfinity;
     }
   }
 }
@@ -357,8 +389,9 @@ class ForwardWorker {
     if (threadIdx.x % 32 == 0) BarrierArrive(EmptyBarrier(ring, stage));
   }
 
-  // scores = Q K^T of row r.
-  __device__ __forceinline__ void MultiplyKeys(std::uint32_t q, std::uint32_t k) {
+  // scores = Q K^T - shift / scale + mask / scale of row r.
+  __device__ __forceinline__ void MultiplyKeys(std::uint32_t q, std::uint32_t k,
+                                               const ForwardRow<kDim>& row, std::uint32_t mask) {
     WgmmaFence();
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
@@ -366,6 +399,10 @@ class ForwardWorker {
           scores_, Wide(q + step * Descriptor::kStepKMajor),
           Wide(k + step * Descriptor::kStepKMajor), step > 0);
     }
+    const std::uint32_t left[4] = {row.left[0], row.left[1], 0U, 0U};
+    constexpr std::uint64_t kHigh = HalvesDescriptor(0, 0) & 0xFFFFFFFF00000000ULL;
+    Wgmma<__nv_bfloat16, kHopperTile>::template Run<Order::kKMajor>(scores_, left, kHigh | mask,
+                                                                    true);
     WgmmaCommit();
   }
 
@@ -403,7 +440,15 @@ class ForwardWorker {
     const std::uint32_t v_tile = Low(shared_ + Layout::kStage + Layout::kV);
     constexpr std::uint32_t kNextQ = Layout::kGroups * Layout::Tile::kBytes / 16;
     constexpr std::uint32_t kNextStage = Layout::kStageBytes / 16;
-    const bool has_terms = p_.packed_mask.terms != nullptr;
+    // Mask columns of stage i are at mask_tile + i * next_mask.
+    const std::uint32_t first_mask =
+        shared_ + (p_.mask_columns.tiles != nullptr ? Layout::kMask : Layout::kNoMask);
+    const auto mask_tile =
+        static_cast<std::uint32_t>(HalvesDescriptor(first_mask, shared_ + Layout::kZeros));
+    constexpr std::uint32_t kMaskUnits = kMaskColumnsBytes / 16;
+    const std::uint32_t next_mask =
+        p_.mask_columns.tiles != nullptr ? kMaskUnits - (kMaskUnits << 16) : 0U;
+    const float inverse_scale = 1.0F / p_.scale_log2;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) rows_[r].Clear();
     BarrierWait(FullBarrier(shared_ + Layout::kQBarriers, q_at_.stage), q_at_.FullParity());
@@ -415,7 +460,8 @@ class ForwardWorker {
       for (int r = 0; r < kRows; ++r) {
         const int stage = at_.stage;
         BarrierWait(FullBarrier(ring, stage), at_.FullParity());
-        MultiplyKeys(q_tile + r * kNextQ, k_tile + stage * kNextStage);
+        MultiplyKeys(q_tile + r * kNextQ, k_tile + stage * kNextStage, rows_[r],
+                     mask_tile + stage * next_mask);
         // P V of the step before. No product may depend on a branch: the compiler would make all of
         // them wait. So the first step has one too, of whatever is there, into the row whose own
         // first product overwrites it.
@@ -432,7 +478,6 @@ class ForwardWorker {
         for (int i = 0; i < kScores; ++i) {
           x[i] = kHasBias ? fmaf(scores_[i], p_.scale_log2, bias_[i]) : scores_[i] * p_.scale_log2;
         }
-        if (has_terms) AddColumnMask(x, shared_ + Layout::kTerms + stage * kMaskTileBytes);
         const auto finish_previous = [&] {
           WgmmaWait<0>();
           if (tile + r > 0) Release(ring, previous);
@@ -440,15 +485,12 @@ class ForwardWorker {
         if constexpr (kWeightSets == 1) finish_previous();
         std::uint32_t(&weights)[kScores / 2] = weights_[r % kWeightSets];
         float sum[2];
-        bool raise = true;
-        if (tile > 0) {
-          Exponentials<T>(weights, sum, x, rows_[r].maximum[0], rows_[r].maximum[1]);
-          raise = AnyTooLarge(sum);
-        }
+        Exponentials<T>(weights, sum, x);
+        const bool fit = rows_[r].NeedsFit(sum);
         if constexpr (kWeightSets == 2) finish_previous();
-        if (raise) {
-          rows_[r].Raise(x, tile == 0);
-          Exponentials<T>(weights, sum, x, rows_[r].Shift(0), rows_[r].Shift(1));
+        if (fit) {
+          rows_[r].Fit(x, tile == 0, inverse_scale);
+          Exponentials<T>(weights, sum, x);
         }
         rows_[r].sum[0] += sum[0];
         rows_[r].sum[1] += sum[1];
@@ -463,13 +505,23 @@ class ForwardWorker {
     Release(ring, previous);
     Release(shared_ + Layout::kQBarriers, q_at_.stage);
     q_at_.Advance();
+    Store(item, first_query);
+  }
+
+  __device__ __forceinline__ void Store(const ForwardItem& item, int first_query) {
+    const Fragment mine;
+    const int query = first_query + mine.row;
+    const int inside = p_.queries - query;
+    T* const out = static_cast<T*>(p_.out.data) + item.head * p_.out.head + query * p_.out.token;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       PinRegisters(rows_[r].out);
-      if (item.row + r < p_.rows) {
-        StoreForwardRow<T>(p_, rows_[r], GroupRow(p_, item.group, item.row + r), item.head,
-                           first_query);
-      }
+      if (item.row + r >= p_.rows) break;
+      const GroupRow at(p_, item.group, item.row + r);
+      const std::int64_t batch_row = at.batch * p_.batch_rows + at.row;
+      StoreForwardRow<T>(out + at.batch * p_.out.batch + at.row * p_.out.row, p_.out.token,
+                         p_.lse + (batch_row * p_.heads + item.head) * p_.queries + query, rows_[r],
+                         inside, p_.dim);
     }
   }
 
@@ -520,6 +572,14 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), 1) void ForwardKernel(
     init(shared + Layout::kBiasBarriers, Layout::kBiasStages);
     init(shared + Layout::kStageBarriers, Layout::kStages);
     BarrierInitFence();
+  }
+  if (threadIdx.x < 2 * kHopperTile) {  // the columns without a mask, and the zeros after them
+    const std::uint32_t ones = threadIdx.x < kHopperTile ? 0x3F803F80U : 0U;
+    const auto at = shared + Layout::kNoMask + static_cast<std::uint32_t>(threadIdx.x) * 16;
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %3};" ::"r"(at), "r"(ones),
+                 "r"(ones & 0xFFFFU), "r"(0U)
+                 : "memory");
+    FenceAsyncProxy();
   }
   __syncthreads();
   const int warpgroup = __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) / 128, 0);

@@ -33,7 +33,7 @@ inline int Multiprocessors() {
 template <DType kType, int kDim>
 void HopperAttention<kType, kDim>::Forward(const HopperAttentionParams& p, cudaStream_t stream) {
   using T = typename HopperElementOf<kType>::Type;
-  using Tiling = ForwardTilingType<kDim <= 32 ? 3 : 2, 3>;
+  using Tiling = ForwardTilingType<kDim <= 32 ? 3 : 2, kDim <= 48 ? 3 : 2>;
   const int blocks = std::min(ForwardItems(p, Tiling::kValue), Multiprocessors());
   const auto launch = [&](auto kernel, std::size_t bytes) {
     LaunchKernel("evo_attention forward (cuda sm90a)", kernel, blocks, Tiling::kValue.Threads(),

@@ -5,6 +5,7 @@
 
 #include "backends/cuda/attention/problem.cuh"
 #include "backends/cuda/device/launch.cuh"
+#include "backends/cuda/device/mma.cuh"
 #include "backends/cuda/sm90/evo_attention_pack.h"
 
 namespace megafold::cuda {
@@ -124,6 +125,39 @@ __global__ __launch_bounds__(kThreads) void PackMaskKernel(
   const int key = static_cast<int>(index % length);
   const RowIndex at(index / length / mask_rows, index / length % mask_rows);
   terms[index] = InLog2(MaskTerm<T>(p, MaskBase(p, at), key));
+}
+
+// The same as columns of a product: one thread a key.
+template <typename T>
+__global__ __launch_bounds__(kThreads) void PackMaskColumnsKernel(
+    const __grid_constant__ AttentionProblem p, std::int64_t mask_rows, int length,
+    std::int64_t count, uint4* columns) {
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= count) return;
+  std::int64_t row = 0;
+  int key = 0;
+  if (count <= 0x7FFFFFFF) {  // divisions of 64 bits are slow
+    row = static_cast<int>(index) / length;
+    key = static_cast<int>(index) % length;
+  } else {
+    row = index / length;
+    key = static_cast<int>(index % length);
+  }
+  const std::int64_t batch = mask_rows == 1 ? row : row / mask_rows;
+  const RowIndex at(batch, row - batch * mask_rows);
+  const float term = MaskTerm<T>(p, MaskBase(p, at), key) / p.scale;
+  float parts[3] = {};
+  float rest = term;
+#pragma unroll
+  for (float& part : parts) {
+    part = __bfloat162float(__float2bfloat16_rn(rest));
+    if (isinf(part)) break;
+    rest -= part;
+  }
+  constexpr float kOne = 1.0F;
+  columns[index] =
+      make_uint4(Pack(kOne, kOne, __nv_bfloat16{}), Pack(kOne, parts[0], __nv_bfloat16{}),
+                 Pack(parts[1], parts[2], __nv_bfloat16{}), 0);
 }
 
 // ---- Statistics: heads fastest, as the usual layout has them. ----
@@ -275,6 +309,30 @@ PackedMask PackMask(const AttentionProblem& p, DType type, float* terms, cudaStr
     launch(PackMaskKernel<__half>);
   }
   return {terms, p.mask.batch == 0 ? 0 : rows * length, p.mask.row == 0 ? 0 : length};
+}
+
+std::size_t PackedMaskColumnsBytes(const AttentionProblem& p) {
+  return PackedMaskBytes(p) / sizeof(float) * 16;
+}
+
+PackedMaskColumns PackMaskColumns(const AttentionProblem& p, DType type, void* tiles,
+                                  cudaStream_t stream) {
+  if (!NeedsMask(p)) return {};
+  const std::int64_t row_tiles = Tiles(p.keys);
+  const std::int64_t rows = MaskRows(p);
+  const int length = Tiles(p.keys) * kTile;
+  const std::int64_t count = MaskBatches(p) * rows * length;
+  auto launch = [&](auto kernel) {
+    LaunchKernel("evo_attention mask packing (cuda sm90a)", kernel, Blocks(count), kThreads, 0,
+                 stream, p, rows, length, count, static_cast<uint4*>(tiles));
+  };
+  if (type == DType::kBFloat16) {
+    launch(PackMaskColumnsKernel<__nv_bfloat16>);
+  } else {
+    launch(PackMaskColumnsKernel<__half>);
+  }
+  return {static_cast<const char*>(tiles), p.mask.batch == 0 ? 0 : rows * row_tiles,
+          p.mask.row == 0 ? 0 : row_tiles};
 }
 
 void PackStatistics(const AttentionProblem& p, DType type, float* statistics, cudaStream_t stream) {

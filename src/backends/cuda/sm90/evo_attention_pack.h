@@ -7,7 +7,10 @@
 // -inf, queries past the last 0.
 //   by queries: rows are queries, tile = ((group * H + h) * query_tiles + qt) * key_tiles + kt
 //   by keys:    rows are keys,    tile = ((group * H + h) * key_tiles + kt) * query_tiles + qt
-// Packed statistics are [B, S, H, query_tiles, 32, 4]: for two neighbouring queries both
+// Mask columns are, for each key, eight bfloat16 {1, 1, 1, high, middle, low, 0, 0}: the middle
+// three add up to mask / scale to the precision of float32. A product of sixteen columns, the last
+// eight of them zero, with rows {a, b, c, 1, 1, 1, 0, ...} adds mask / scale + (a + b + c) to <q,
+// k>. Packed statistics are [B, S, H, query_tiles, 32, 4]: for two neighbouring queries both
 // log-sum-exp (+inf past the last query, so that p is 0 there) and both delta = sum over D of dO *
 // O (0 past the last query), which is what a thread of a fragment with queries for columns reads.
 #pragma once
@@ -21,16 +24,19 @@
 
 namespace megafold::cuda {
 
-// Bytes of one order of the bias (0 without a bias), of the mask terms (0 where no tile needs any)
-// and of the statistics.
+// Bytes of one order of the bias (0 without a bias), of the mask in either form (0 where no tile
+// needs any) and of the statistics.
 std::size_t PackedBiasBytes(const AttentionProblem& problem);
 std::size_t PackedMaskBytes(const AttentionProblem& problem);
+std::size_t PackedMaskColumnsBytes(const AttentionProblem& problem);
 std::size_t PackedStatisticsBytes(const AttentionProblem& problem);
 
 // `type` is the type of Q. Either order may be null. Throws kDevice when a launch fails.
 void PackBias(const AttentionProblem& problem, DType type, float* by_queries, float* by_keys,
               cudaStream_t stream);
 PackedMask PackMask(const AttentionProblem& problem, DType type, float* terms, cudaStream_t stream);
+PackedMaskColumns PackMaskColumns(const AttentionProblem& problem, DType type, void* tiles,
+                                  cudaStream_t stream);
 // Reads lse, out and dout.
 void PackStatistics(const AttentionProblem& problem, DType type, float* statistics,
                     cudaStream_t stream);

@@ -25,6 +25,14 @@ struct PackedMask {
   std::int64_t batch = 0, row = 0;
 };
 
+// The same for the forward, which lets the matrix units add them (evo_attention_pack.h): a tile of
+// 64 keys is 1 KiB, row r of batch b starts at tile b * batch + r * row.
+inline constexpr int kMaskColumnsBytes = kHopperTile * 16;
+struct PackedMaskColumns {
+  const char* tiles = nullptr;  // null: nothing to add in any tile
+  std::int64_t batch = 0, row = 0;
+};
+
 struct HopperAttentionParams : AttentionProblem {
   // Over (D, token, head, row, batch), boxes of (32 or 64, 64, 1, 1, 1): rows of 64 or 128 bytes,
   // swizzled over their length, zeros past D and past the last token.
@@ -34,6 +42,7 @@ struct HopperAttentionParams : AttentionProblem {
   const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias
   const float* bias_by_keys = nullptr;     // tiles whose rows are keys
   PackedMask packed_mask;
+  PackedMaskColumns mask_columns;     // forward
   const float* statistics = nullptr;  // [B, S, H, query_tiles, 32, 4]
   float* dbias = nullptr;             // [chunks, groups, H, Nq, Nk]
   int row_chunks = 1;                 // parts that a group's rows are cut into for dQ and dBias
