@@ -30,7 +30,7 @@ from variants import VARIANTS, Unavailable, Variant
 
 L2_BYTES = 64 * 2**20
 MOST_COPIES = 16
-WRONG = 0.05  # relative error from which a variant computes something else than the others
+WRONG = 0.1  # relative error from which a variant computes something else than the others
 GRADIENTS = ("out", "dq", "dk", "dv", "dbias")
 SLOW_TO_START = ("trifast", "compile")
 
@@ -53,7 +53,9 @@ def relative_errors(variant: Variant, inputs: Inputs, expected: list[Tensor]) ->
     for name, tensor, right in zip(GRADIENTS, got, expected, strict=False):
         if tensor.shape != right.shape:
             raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(right.shape)}")
-        errors[name] = float((tensor.double() - right).norm() / right.norm())
+        # A gradient that is zero by cancellation (one key) is held to a thousandth of what the others are.
+        size = torch.clamp(right.norm(), min=1e-3 * right.numel() ** 0.5)
+        errors[name] = float((tensor.double() - right).norm() / size)
     return errors
 
 
@@ -135,6 +137,17 @@ def print_row(p: Problem, name: str, result: dict[str, Any]) -> None:
     )
 
 
+def slower_than_eager(results: list[dict[str, Any]]) -> list[str]:
+    """Where ours loses against plain PyTorch, in either direction."""
+    found = []
+    for result in results:
+        ours, eager = (result["variants"].get(name, {}) for name in (OURS, "eager"))
+        for key in ("forward_ms", "backward_ms"):
+            if key in ours and key in eager and ours[key] > eager[key]:
+                found.append(f"{result['problem']['name']} {key.split('_')[0]}: {ours[key]:.3f} against {eager[key]:.3f} ms")
+    return found
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
@@ -180,6 +193,8 @@ def main() -> int:
         from plot import draw
 
         draw(report, options.output.with_suffix(".png"))
+    slower = slower_than_eager(report["results"])
+    print(f"slower than eager PyTorch: {'; '.join(slower) or 'none'}; {time.monotonic() - start:.0f} s in all")
     return int(any("failed" in r["variants"].get(OURS, {}) for r in report["results"]))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,6 +25,22 @@ class Problem:
     D: int
     bias: str = "own"  # "own", "shared" by the batch, "none"
     ending: bool = False  # transposed strides, as the ending node's attention has
+
+
+def cases() -> list[Problem]:
+    """The shapes that the tests of every backend share, those with a head dimension that GPUs take."""
+    file = Path(__file__).resolve().parents[2] / "tests/cases/evo_attention.json"
+    listed = [case for group in json.loads(file.read_text()).values() for case in group]
+    return [
+        Problem(
+            f"case {c['B']}x{c['S']}x{c['Nq']}x{c['Nk']}x{c['H']}x{c['D']}{' ending' if c.get('ending') else ''}",
+            *(c[key] for key in ("B", "S", "Nq", "Nk", "H", "D")),
+            bias=("none", "own", "shared")[c["bias"]],
+            ending=bool(c.get("ending")),
+        )
+        for c in listed
+        if c["D"] % 8 == 0
+    ]
 
 
 SETS: dict[str, list[Problem]] = {
@@ -45,6 +63,7 @@ SETS: dict[str, list[Problem]] = {
         Problem("MSA column", 1, 256, 64, 64, 8, 32, bias="none"),
         Problem("atom windows", 96, 1, 32, 128, 4, 32),
     ],
+    "cases": cases(),
     "quick": [
         Problem("triangle N=24", 1, 24, 24, 24, 2, 16),
         Problem("single with pair bias", 1, 1, 40, 40, 2, 24),

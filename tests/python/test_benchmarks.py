@@ -93,6 +93,24 @@ def test_a_wrong_variant_is_not_timed_and_a_broken_one_is_told_of(monkeypatch: p
     assert "--budget" in late["eager"]["skipped"]
 
 
+def test_the_tests_cases_are_problems() -> None:
+    found = problems.SETS["cases"]
+    assert len(found) >= 20 and len({p.name for p in found}) == len(found)
+    assert {p.bias for p in found} == {"own", "shared", "none"} and any(p.ending for p in found)
+    one_key = problems.Problem("one key", 1, 1, 1, 1, 1, 8)
+    result = evo_attention.run_problem(one_key, ["eager"], math.inf, options())["variants"]["eager"]
+    assert max(result["relative_error"].values()) < 1e-3, "a gradient of zero is no division by zero"
+
+
+def test_where_ours_is_slower_is_said() -> None:
+    def entry(ours: float, eager: float) -> dict[str, Any]:
+        return {"problem": {"name": "p"}, "variants": {"megafold": measured(ours, 1, 1), "eager": measured(eager, 1, 1)}}
+
+    assert evo_attention.slower_than_eager([entry(1, 2)]) == []
+    assert evo_attention.slower_than_eager([entry(2.5, 2)]) == ["p forward: 2.500 against 2.000 ms"]
+    assert evo_attention.slower_than_eager([{"problem": {"name": "p"}, "variants": {"megafold": {"failed": "x"}}}]) == []
+
+
 def test_the_slow_starters_come_last() -> None:
     assert evo_attention.rounds(["compile", "eager", "trifast"]) == [["eager"], ["compile", "trifast"]]
     assert evo_attention.rounds(["eager"]) == [["eager"]]

@@ -178,6 +178,26 @@ def test_tune_refuses_bad_input(arguments: list[str], message: str, tmp_path: Pa
     assert not (tmp_path / "t.json").exists()
 
 
+def test_tune_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU is visible to PyTorch")
+    result = tune("--dtype", "bfloat16", "--output", tmp_path / "gpu.json")
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert torch.cuda.get_device_name(0) in written["device"] and "CUDA" in written["driver"]
+    biases = {word for entry in written["entries"] for word in entry["problem"].split() if word.startswith("bias=")}
+    assert biases == {"bias=bfloat16", "bias=float32"}
+    for entry in written["entries"]:
+        assert "cuda sm80" in entry["times_ms"] and not entry["failed"], entry
+    # The table is followed: each class is sent to the portable kernels.
+    for entry in written["entries"]:
+        entry["implementation"] = "cuda sm80"
+    (tmp_path / "gpu.json").write_text(json.dumps(written))
+    monkeypatch.setenv("MEGAFOLD_TUNING", str(tmp_path))
+    assert "gpu.json" in run("doctor").stdout
+
+
 def test_tune_without_a_gpu_says_so(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
