@@ -29,16 +29,19 @@ __device__ __forceinline__ void BarrierExpect(std::uint32_t barrier, int bytes) 
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
+// How long a waiting thread may sleep before it looks again: a spinning one takes issue slots from
+// the others.
+inline constexpr std::uint32_t kSuspendNanoseconds = 10'000'000;
 // Waits until the phase of the given parity has completed.
 __device__ __forceinline__ void BarrierWait(std::uint32_t barrier, std::uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n"
       "@!done bra again;\n"
       "}\n" ::"r"(barrier),
-      "r"(parity)
+      "r"(parity), "r"(kSuspendNanoseconds)
       : "memory");
 }
 // The same for a thread that has nothing else to do: it sleeps instead of asking again and again,
@@ -72,10 +75,10 @@ __device__ __forceinline__ void BarrierWaitCluster(std::uint32_t barrier, std::u
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1, %2;\n"
       "@!done bra again;\n"
       "}\n" ::"r"(barrier),
-      "r"(parity)
+      "r"(parity), "r"(kSuspendNanoseconds)
       : "memory");
 }
 

@@ -22,19 +22,16 @@ template <int kPitch>
 struct TileDescriptor {
   static_assert(kPitch == 64 || kPitch == 128);
   // Rows go in groups of eight; the pitch names the swizzle. The leading offset is not used by
-  // either order as long as a row is one swizzle span.
-  static constexpr std::uint64_t kLayout = std::uint64_t{kPitch == 64 ? 2 : 1} << 62 |
-                                           std::uint64_t{8 * kPitch / 16} << 32 |
-                                           std::uint64_t{1} << 16;
-
+  // either order as long as a row is one swizzle span. `address` is below 2^18, as all shared
+  // memory is, so its place in the descriptor needs no mask and tiles can be found by adding.
   static __device__ __forceinline__ std::uint64_t At(std::uint32_t address) {
-    return kLayout | ((address & 0x3FFFF) >> 4);
+    constexpr std::uint32_t kHigh = std::uint32_t{kPitch == 64 ? 2 : 1} << 30 | 8 * kPitch / 16;
+    constexpr std::uint32_t kLeading = 1U << 16;
+    return static_cast<std::uint64_t>(kHigh) << 32 | (address / 16 + kLeading);
   }
   // Added to a descriptor: the next 16 of K for a K-major tile, and for an MN-major one.
   static constexpr std::uint64_t kStepKMajor = 32 / 16;
   static constexpr std::uint64_t kStepMnMajor = 16 * kPitch / 16;
-  // 64 rows further.
-  static constexpr std::uint64_t kSixtyFourRows = 64 * kPitch / 16;
 };
 
 // The same for K-major tiles of 16 columns without a swizzle: `left` and `right` are the addresses

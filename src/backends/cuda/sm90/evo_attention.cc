@@ -47,6 +47,7 @@ const Instance* FindInstance(const TensorView& q) {
 
 // ---- What the path takes. ----
 
+constexpr float kLog2E = 1.44269504088896340736F;
 constexpr std::int64_t kMinQueries = 33;  // fewer leave most of a tile empty
 constexpr std::int64_t kMinKeys = 65;     // with fewer, delta wants more care than O in 16 bits has
 
@@ -69,7 +70,7 @@ int Tiles(std::int64_t length) {
 // Blocks of dQ and dBias that share the keys out.
 int KeyBlocks(const ops::EvoAttentionBackwardArgs& args) {
   if (!args.bias.defined()) return 1;
-  const int tiles = 2 * BiasGradientTiles(PaddedDim(args.q));
+  const int tiles = kQueriesConsumers * BiasGradientTiles(PaddedDim(args.q));
   return (Tiles(args.k.size(2)) + tiles - 1) / tiles;
 }
 
@@ -100,6 +101,7 @@ Support SupportsBackward(const ops::EvoAttentionBackwardArgs& args) {
     if (!view->defined()) continue;
     if (const char* refusal = TensorMapRefusal(*view)) return Support::No(refusal);
   }
+  if (!(std::abs(args.scale) > 1e-6F)) return Support::No("scale is 0, or nearly");
   if (KeyBlocks(args) > kMaxKeyBlocks) {
     return Support::No(
         StrCat("more than ", kMaxKeyBlocks, " blocks would share the keys of a bias"));
@@ -182,8 +184,10 @@ BackwardPlan::BackwardPlan(const ops::EvoAttentionBackwardArgs& args, void* memo
   p.query_tiles = Tiles(p.queries);
   p.key_tiles = Tiles(p.keys);
   p.key_blocks = KeyBlocks(args);
-  p.consumer_tiles = (p.key_tiles + 2 * p.key_blocks - 1) / (2 * p.key_blocks);
-  p.scale_log2 = static_cast<float>(args.scale * 1.44269504088896340736);
+  const int consumers = kQueriesConsumers * p.key_blocks;
+  p.consumer_tiles = (p.key_tiles + consumers - 1) / consumers;
+  p.scale_log2 = args.scale * kLog2E;
+  p.mask_unit = 1 / p.scale_log2;
 
   Workspaces space(memory);
   if (WantsQueries(args)) bias_by_queries = space.Take(PackedBiasBytes(p));
@@ -222,10 +226,11 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   p.k_map = MakeTensorMap(args.k, box);
   p.v_map = MakeTensorMap(args.v, box);
   p.dout_map = MakeTensorMap(args.dout, box);
-  PackBias(p, type, plan.bias_by_queries, plan.bias_by_keys, queue);
+  // Products start from bias / scale, in the units of <q, k>.
+  PackBias(p, type, 1 / args.scale, plan.bias_by_queries, plan.bias_by_keys, queue);
   p.bias_by_queries = plan.bias_by_queries;
   p.bias_by_keys = plan.bias_by_keys;
-  p.packed_mask = PackMask(p, type, plan.mask, queue);
+  p.packed_mask = PackMask(p, type, kLog2E, plan.mask, queue);
   PackStatistics(p, type, plan.statistics, queue);
   p.statistics = plan.statistics;
   if (WantsKeys(args)) instance.keys(p, queue);

@@ -51,8 +51,7 @@ void HopperAttention<kType, kDim>::BackwardKeys(const HopperAttentionParams& p,
   using T = typename HopperElementOf<kType>::Type;
   using Layout = KeysLayout<kDim>;
   const int blocks = std::min(KeysWork<Layout::kRows>::Count(p), Multiprocessors());
-  LaunchKernel("evo_attention dK, dV (cuda sm90a)", KeysKernel<T, kDim>, blocks, kHopperThreads,
-               Layout::kBytes, stream, p);
+  LaunchKernel("evo_attention dK, dV (cuda sm90a)", KeysKernel<T, kDim>, blocks, Layout::Roles::kThreads, Layout::kBytes, stream, p);
 }
 
 template <DType kType, int kDim>
@@ -62,7 +61,7 @@ void HopperAttention<kType, kDim>::BackwardQueries(const HopperAttentionParams& 
   const std::int64_t blocks = p.groups * p.key_blocks * p.query_tiles * p.heads * p.row_chunks;
   const auto launch = [&](auto kernel) {
     LaunchClusters("evo_attention dQ, dBias (cuda sm90a)", kernel, blocks, p.key_blocks,
-                   kHopperThreads, QueriesLayout<kDim>::kBytes, stream, p);
+                   QueriesLayout<kDim>::Roles::kThreads, QueriesLayout<kDim>::kBytes, stream, p);
   };
   if (p.dbias != nullptr) return launch(QueriesKernel<T, kDim, true>);
   launch(QueriesKernel<T, kDim, false>);

@@ -1,8 +1,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <cfloat>
-
 #include "backends/cuda/attention/problem.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/device/mma.cuh"
@@ -14,9 +12,10 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kTile = kHopperTile;
 
-// In log2 units a finite term stays finite: a row of huge negative ones is still a softmax.
-__device__ __forceinline__ float InLog2(float term) {
-  return isinf(term) ? term : fmaxf(fminf(term * kLog2E, FLT_MAX), -FLT_MAX);
+// The bound leaves room for sums and for the products with scale that follow.
+__device__ __forceinline__ float InUnits(float term, float unit) {
+  constexpr float kBound = 1e30F;
+  return isinf(term) ? term * unit : fmaxf(fminf(term * unit, kBound), -kBound);
 }
 
 // ---- Bias: a block packs 16 queries x 64 keys of up to four heads. ----
@@ -56,8 +55,8 @@ struct BiasElement {
 
 template <typename T>
 __global__ __launch_bounds__(kThreads) void PackBiasKernel(
-    const __grid_constant__ AttentionProblem p, Fastest fastest, int query_tiles, int key_tiles,
-    float* by_queries, float* by_keys) {
+    const __grid_constant__ AttentionProblem p, Fastest fastest, float unit, int query_tiles,
+    int key_tiles, float* by_queries, float* by_keys) {
   __shared__ float tile[kBlockHeads * kHeadPitch];
   const int thread = static_cast<int>(threadIdx.x);
   const int parts = query_tiles * (kTile / kBlockQueries);
@@ -79,11 +78,12 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const BiasElement at(fastest, i * kThreads + thread);
-    float value = first_key + at.key < p.keys ? 0.0F : -kInfinity;
+    float value = first_key + at.key < p.keys ? 0.0F : -kInfinity * unit;
     if (first_key + at.key < p.keys && first_query + at.query < p.queries && at.head < heads) {
-      value = InLog2(static_cast<float>(
-          static_cast<const T*>(p.bias.data)[base + at.head * p.bias.head +
-                                             at.query * p.bias.query + at.key * p.bias.key]));
+      value = InUnits(static_cast<float>(static_cast<const T*>(
+                          p.bias.data)[base + at.head * p.bias.head + at.query * p.bias.query +
+                                       at.key * p.bias.key]),
+                      unit);
     }
     at.In(tile) = value;
   }
@@ -118,13 +118,13 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
 
 template <typename T>
 __global__ __launch_bounds__(kThreads) void PackMaskKernel(
-    const __grid_constant__ AttentionProblem p, std::int64_t mask_rows, int length,
+    const __grid_constant__ AttentionProblem p, float unit, std::int64_t mask_rows, int length,
     std::int64_t count, float* terms) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= count) return;
   const int key = static_cast<int>(index % length);
   const RowIndex at(index / length / mask_rows, index / length % mask_rows);
-  terms[index] = InLog2(MaskTerm<T>(p, MaskBase(p, at), key));
+  terms[index] = InUnits(MaskTerm<T>(p, MaskBase(p, at), key), unit);
 }
 
 // The same as columns of a product: one thread a key.
@@ -206,7 +206,7 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
       const int head = i % heads;
       const int query = tile * kTile + i / heads;
       float delta = 0.0F;
-      float lse = kInfinity;
+      float lse = -kInfinity;
       if (query < p.queries) {
         const T* out = RowBase<const T>(p.out, at, first + head) + query * p.out.token;
         const T* dout = RowBase<const T>(p.dout, at, first + head) + query * p.dout.token;
@@ -214,7 +214,7 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
           delta += Dot(*reinterpret_cast<const uint4*>(out + d),
                        *reinterpret_cast<const uint4*>(dout + d), T{});
         }
-        lse = p.lse[StatisticBase(p, at, first + head) + query] * kLog2E;
+        lse = p.lse[StatisticBase(p, at, first + head) + query] * -kLog2E;
       }
 #pragma unroll
       for (int offset = 1; offset < kLanes; offset *= 2) {
@@ -223,7 +223,7 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
       if (lane != 0) continue;
       float* const to = reinterpret_cast<float*>(&packed[head][i / heads / 2]) + i / heads % 2;
       to[0] = lse;
-      to[2] = delta;
+      to[2] = -delta;
     }
     __syncthreads();
     float4* const to = statistics + ((row * p.heads + first) * query_tiles + tile) * (kTile / 2);
@@ -278,7 +278,7 @@ std::size_t PackedStatisticsBytes(const AttentionProblem& p) {
          static_cast<std::size_t>(Tiles(p.queries)) * 2 * kTile * sizeof(float);
 }
 
-void PackBias(const AttentionProblem& p, DType type, float* by_queries, float* by_keys,
+void PackBias(const AttentionProblem& p, DType type, float unit, float* by_queries, float* by_keys,
               cudaStream_t stream) {
   if (p.bias.kind == TermKind::kNone || (by_queries == nullptr && by_keys == nullptr)) return;
   const int query_tiles = Tiles(p.queries);
@@ -287,21 +287,22 @@ void PackBias(const AttentionProblem& p, DType type, float* by_queries, float* b
                               (kTile / kBlockQueries) * key_tiles;
   auto launch = [&](auto kernel) {
     LaunchKernel("evo_attention bias packing (cuda sm90a)", kernel, blocks, kThreads, 0, stream, p,
-                 FastestDimension(p.bias), query_tiles, key_tiles, by_queries, by_keys);
+                 FastestDimension(p.bias), unit, query_tiles, key_tiles, by_queries, by_keys);
   };
   if (p.bias.kind == TermKind::kFloat32) return launch(PackBiasKernel<float>);
   if (type == DType::kBFloat16) return launch(PackBiasKernel<__nv_bfloat16>);
   launch(PackBiasKernel<__half>);
 }
 
-PackedMask PackMask(const AttentionProblem& p, DType type, float* terms, cudaStream_t stream) {
+PackedMask PackMask(const AttentionProblem& p, DType type, float unit, float* terms,
+                    cudaStream_t stream) {
   if (!NeedsMask(p)) return {};
   const int length = Tiles(p.keys) * kTile;
   const std::int64_t rows = MaskRows(p);
   const std::int64_t count = MaskBatches(p) * rows * length;
   auto launch = [&](auto kernel) {
     LaunchKernel("evo_attention mask packing (cuda sm90a)", kernel, Blocks(count), kThreads, 0,
-                 stream, p, rows, length, count, terms);
+                 stream, p, unit, rows, length, count, terms);
   };
   if (type == DType::kBFloat16) {
     launch(PackMaskKernel<__nv_bfloat16>);

@@ -1,5 +1,8 @@
-// Bias, mask and forward statistics in the order and units (log2) in which the Hopper EvoAttention
-// kernels read them.
+// Bias, mask and forward statistics in the order and units in which the Hopper EvoAttention kernels
+// read them.
+//
+// Bias and mask are multiplied by a unit: log2(e) for scores in units of log2. Finite terms stay
+// finite, so that a row of huge negative ones is still a softmax.
 //
 // A packed tile of bias has 64 queries x 64 keys as a warpgroup holds a 64 x 64 accumulator: thread
 // t (warp w = t / 32, lane l = t % 32) finds its d[4 v + i] at ((tile * 8 + v) * 128 + t) * 4 + i,
@@ -9,10 +12,12 @@
 //   by keys:    rows are keys,    tile = ((group * H + h) * key_tiles + kt) * query_tiles + qt
 // Mask columns are, for each key, eight bfloat16 {1, 1, 1, high, middle, low, 0, 0}: the middle
 // three add up to mask / scale to the precision of float32. A product of sixteen columns, the last
-// eight of them zero, with rows {a, b, c, 1, 1, 1, 0, ...} adds mask / scale + (a + b + c) to <q,
-// k>. Packed statistics are [B, S, H, query_tiles, 32, 4]: for two neighbouring queries both
-// log-sum-exp (+inf past the last query, so that p is 0 there) and both delta = sum over D of dO *
-// O (0 past the last query), which is what a thread of a fragment with queries for columns reads.
+// eight of them zero, with rows {a, b, c, 1, 1, 1, 0, ...} adds mask / scale + (a + b + c) to
+// <q, k>.
+// Packed statistics are [B, S, H, query_tiles, 32, 4]: for two neighbouring queries both
+// -log2(e) lse (-inf past the last query, so that p is 0 there) and both -delta = -sum over D of
+// dO * O (0 past the last query), which is what a thread of a fragment with queries for columns
+// reads.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -32,9 +37,10 @@ std::size_t PackedMaskColumnsBytes(const AttentionProblem& problem);
 std::size_t PackedStatisticsBytes(const AttentionProblem& problem);
 
 // `type` is the type of Q. Either order may be null. Throws kDevice when a launch fails.
-void PackBias(const AttentionProblem& problem, DType type, float* by_queries, float* by_keys,
-              cudaStream_t stream);
-PackedMask PackMask(const AttentionProblem& problem, DType type, float* terms, cudaStream_t stream);
+void PackBias(const AttentionProblem& problem, DType type, float unit, float* by_queries,
+              float* by_keys, cudaStream_t stream);
+PackedMask PackMask(const AttentionProblem& problem, DType type, float unit, float* terms,
+                    cudaStream_t stream);
 PackedMaskColumns PackMaskColumns(const AttentionProblem& problem, DType type, void* tiles,
                                   cudaStream_t stream);
 // Reads lse, out and dout.

@@ -39,6 +39,7 @@ struct HopperAttentionParams : AttentionProblem {
   CUtensorMap q_map{}, k_map{}, v_map{}, dout_map{};
   int query_tiles = 0, key_tiles = 0;
   float scale_log2 = 1;                    // scale * log2(e)
+  float mask_unit = 1;                     // backward: 1 / scale_log2
   const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias
   const float* bias_by_keys = nullptr;     // tiles whose rows are keys
   PackedMask packed_mask;
@@ -60,8 +61,10 @@ struct HopperAttention {
   static void BackwardQueries(const HopperAttentionParams& params, cudaStream_t stream);
 };
 
-// Tiles of keys whose dBias a warpgroup can keep, and the most blocks that share the keys out.
-constexpr int BiasGradientTiles(int dim) { return dim <= 32 ? 3 : 2; }
+// How dQ and dBias share out keys: warpgroups of a block, tiles of keys whose dBias each can keep
+// in its registers, and the most blocks.
+inline constexpr int kQueriesConsumers = 2;
+constexpr int BiasGradientTiles(int padded_dim) { return padded_dim <= 32 ? 3 : 2; }
 inline constexpr int kMaxKeyBlocks = 8;
 
 }  // namespace megafold::cuda

@@ -1,15 +1,16 @@
 // dQ and dBias on Hopper.
 //
 // A block keeps 64 queries of one head and walks over the rows of a group, or of a part of it; each
-// of its two consumer warpgroups has its own kTiles tiles of 64 keys. dBias of those (queries,
-// keys) stays in registers while rows go by, the bias in shared memory: neither is touched again
-// for a row. A row's dQ is the sum over the warpgroups of a cluster, whose blocks share the keys
-// out among them: block r + 1 hands its sum to block r through distributed shared memory, block 0
-// stores. Within a block one warpgroup passes its part to the other, which one changes with every
-// row.
+// of its consumer warpgroups has its own kTiles tiles of 64 keys. dBias of those (queries, keys)
+// stays in registers while rows go by, the bias in shared memory: neither is touched again for a
+// row. A row's dQ is the sum over the warpgroups of a cluster, whose blocks share the keys out
+// among them. Within a block each puts its part into shared memory, and one of them, another for
+// each row, adds the parts up a tile later, when all are there; it adds what block r + 1 of the
+// cluster sent and sends the sum to block r - 1 through distributed shared memory. Block 0 stores.
+// The order of the additions does not depend on who comes first.
 //
-// S = Q K^T and dP = dO V^T have queries for rows, so dS is in registers as the A operand of dQ +=
-// dS K. One thread feeds Q, dO and statistics, one for each consumer feeds K, V and mask.
+// S = Q K^T and dP = dO V^T have queries for rows, so dS is in registers as the A operand of
+// dQ += dS K. One thread feeds Q, dO and statistics, one for each consumer feeds K, V and mask.
 #pragma once
 
 #include "backends/cuda/sm90/evo_attention_tile.cuh"
@@ -19,47 +20,58 @@ namespace megafold::cuda {
 template <int kDim>
 struct QueriesLayout {
   using Tile = VectorTile<kDim>;
-  static constexpr int kTiles = kDim <= 32 ? 3 : 2;  // of keys, a warpgroup
+  using Roles = Roles<kQueriesConsumers>;
+  static constexpr int kConsumers = Roles::kConsumers;
+  static constexpr int kTiles = BiasGradientTiles(kDim);  // of keys, a warpgroup
   static constexpr int kQueryStages = 2;
   static constexpr int kKeyStages = kDim <= 32 ? 4 : 2;  // a warpgroup
   static constexpr int kQueryStageBytes = 2 * Tile::kBytes;
   static constexpr int kKeyStageBytes = 2 * Tile::kBytes;
-  static constexpr int kExchangeBytes = kDim / 2 * 128 * 4;
+  static constexpr int kPartBytes = kDim / 2 * 128 * 4;  // of dQ
 
   static constexpr int kBias = 0;
   static constexpr int kKeys = kBias + kConsumers * kTiles * kBiasTileBytes;
   static constexpr int kQueries = kKeys + kConsumers * kKeyStages * kKeyStageBytes;
   static constexpr int kStatistics = kQueries + kQueryStages * kQueryStageBytes;
   static constexpr int kMask = kStatistics + kQueryStages * kStatisticsTileBytes;
-  static constexpr int kExchange = kMask + kConsumers * kKeyStages * kMaskTileBytes;
-  static constexpr int kReceive = kExchange + kExchangeBytes;  // a buffer for each warpgroup
-  static constexpr int kBarriers = kReceive + kConsumers * kExchangeBytes;
-  static constexpr int kBytes = kBarriers + 256 + 1024;  // alignment
-  static_assert(kBytes <= 227 * 1024);
+  static constexpr int kParts = kMask + kConsumers * kKeyStages * kMaskTileBytes;
+  static constexpr int kReceived = kParts + kConsumers * kPartBytes;
+  static constexpr int kBarriers = kReceived + kPartBytes;
 
+  static __device__ __forceinline__ std::uint32_t Barrier(int index) {
+    return kBarriers + index * 8;
+  }
   static __device__ __forceinline__ std::uint32_t QueriesFull(int stage) {
-    return kBarriers + stage * 16;
+    return Barrier(stage * 2);
   }
   static __device__ __forceinline__ std::uint32_t QueriesEmpty(int stage) {
-    return QueriesFull(stage) + 8;
+    return Barrier(stage * 2 + 1);
   }
+  static constexpr int kFirstKeys = kQueryStages * 2;
   static __device__ __forceinline__ std::uint32_t KeysFull(int consumer, int stage) {
-    return QueriesFull(kQueryStages + consumer * kKeyStages + stage);
+    return Barrier(kFirstKeys + (consumer * kKeyStages + stage) * 2);
   }
   static __device__ __forceinline__ std::uint32_t KeysEmpty(int consumer, int stage) {
     return KeysFull(consumer, stage) + 8;
   }
-  // A partial dQ has arrived from the next block; the next block may send again.
-  static __device__ __forceinline__ std::uint32_t Received(int consumer) {
-    return KeysFull(kConsumers, 0) + consumer * 16;
+  // A consumer's part of a row's dQ is in shared memory; it has been read.
+  static constexpr int kFirstParts = kFirstKeys + kConsumers * kKeyStages * 2;
+  static __device__ __forceinline__ std::uint32_t PartFull(int consumer) {
+    return Barrier(kFirstParts + consumer * 2);
   }
-  static __device__ __forceinline__ std::uint32_t Sendable(int consumer) {
-    return Received(consumer) + 8;
+  static __device__ __forceinline__ std::uint32_t PartEmpty(int consumer) {
+    return Barrier(kFirstParts + consumer * 2 + 1);
   }
+  // The next block's sum has arrived; the sum that this block sent has been read.
+  static constexpr int kFirstSums = kFirstParts + kConsumers * 2;
+  static __device__ __forceinline__ std::uint32_t SumReceived() { return Barrier(kFirstSums); }
+  static __device__ __forceinline__ std::uint32_t SumRead() { return Barrier(kFirstSums + 1); }
+  static constexpr int kFirstBias = kFirstSums + 2;
   static __device__ __forceinline__ std::uint32_t BiasFull(int consumer) {
-    return Received(kConsumers) + consumer * 8;
+    return Barrier(kFirstBias + consumer);
   }
-  static_assert((kQueryStages + kConsumers * kKeyStages + kConsumers + 1) * 16 <= 256);
+  static constexpr int kBytes = kBarriers + (kFirstBias + kConsumers) * 8 + 1024;  // alignment
+  static_assert(kBytes <= 227 * 1024);
 };
 
 // What a block does. Blocks that run together share keys: the query tile varies fastest.
@@ -84,7 +96,7 @@ struct QueriesWork {
   }
   // Tiles of keys of a consumer: [first, last).
   __device__ __forceinline__ int FirstTile(const HopperAttentionParams& p, int consumer) const {
-    return min((rank * kConsumers + consumer) * p.consumer_tiles, p.key_tiles);
+    return min((rank * kQueriesConsumers + consumer) * p.consumer_tiles, p.key_tiles);
   }
   __device__ __forceinline__ int LastTile(const HopperAttentionParams& p, int consumer) const {
     return FirstTile(p, consumer + 1);
@@ -165,50 +177,67 @@ __device__ __forceinline__ void AddFromShared(float (&c)[kCount], std::uint32_t 
   }
 }
 
-// Sums a row's dQ over the consumers of the cluster. Row number `i` of the block's, counted from 0,
-// ends with consumer i % 2; true for the one that has the sum in the end.
+// Puts a consumer's part of dQ of the block's row number `row` where SumQueryGradient finds it.
 template <int kDim>
-__device__ __forceinline__ bool SumQueryGradient(float (&dq)[kDim / 2], std::uint32_t shared,
-                                                 const QueriesWork& work, int consumer, int i) {
+__device__ __forceinline__ void HandOver(const float (&dq)[kDim / 2], std::uint32_t shared,
+                                         int consumer, int row) {
   using Layout = QueriesLayout<kDim>;
-  const int parity = i % 2;
-  // A thread reads and writes the same places in turn, so nobody overwrites what is still to be
-  // read. Two barriers, since the reader of one row is the writer of the next.
-  const int barrier = 1 + parity;
-  const std::uint32_t mine = threadIdx.x % 128 * 16;
-  if (consumer != parity) {
-#pragma unroll
-    for (int v = 0; v < kDim / 8; ++v) {
-      StoreShared4(shared + Layout::kExchange + mine + v * 128 * 16,
-                   {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]});
-    }
-    NamedBarrierArrive(barrier, kConsumers * 128);
-    return false;
-  }
-  NamedBarrierSync(barrier, kConsumers * 128);
-  AddFromShared(dq, shared + Layout::kExchange);
-  const std::uint32_t phase = static_cast<std::uint32_t>(i / 2) & 1U;
-  const bool signals = threadIdx.x % 32 == 0;
-  const std::uint32_t buffer = shared + Layout::kReceive + consumer * Layout::kExchangeBytes;
-  if (work.rank + 1 < work.blocks) {
-    BarrierWaitCluster(shared + Layout::Received(consumer), phase);
-    AddFromShared(dq, buffer);
-    __syncwarp();
-    if (signals) BarrierArriveRemote(shared + Layout::Sendable(consumer), work.rank + 1);
-  }
-  if (work.rank == 0) return true;
-  BarrierWaitCluster(shared + Layout::Sendable(consumer), phase ^ 1U);
-  const std::uint32_t remote = RemoteAddress(buffer + mine, work.rank - 1);
+  BarrierWait(shared + Layout::PartEmpty(consumer), static_cast<std::uint32_t>(row & 1) ^ 1U);
+  const std::uint32_t to =
+      shared + Layout::kParts + consumer * Layout::kPartBytes + threadIdx.x % 128 * 16;
 #pragma unroll
   for (int v = 0; v < kDim / 8; ++v) {
-    StoreRemote(remote + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]});
+    StoreShared4(to + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]});
   }
   __syncwarp();
-  if (signals) BarrierArriveRemote(shared + Layout::Received(consumer), work.rank - 1);
-  return false;
+  if (threadIdx.x % 32 == 0) BarrierArrive(shared + Layout::PartFull(consumer));
 }
 
-// What a thread knows of its two queries in a row.
+// Sums dQ of the block's row number `row` over the consumers of the cluster, for the consumer whose
+// turn it is; true when `dq` is the sum that is to be stored. It signals the parts as read when it
+// has done all else, so whoever hands over the next part knows that this sum is complete: a phase
+// of a barrier below never begins before the one before it has been waited for.
+template <int kDim>
+__device__ __forceinline__ bool SumQueryGradient(float (&dq)[kDim / 2], std::uint32_t shared,
+                                                 const QueriesWork& work, int row) {
+  using Layout = QueriesLayout<kDim>;
+  const bool signals = threadIdx.x % 32 == 0;
+  const auto parity = static_cast<std::uint32_t>(row & 1);
+#pragma unroll
+  for (float& x : dq) x = 0.0F;
+#pragma unroll
+  for (int consumer = 0; consumer < Layout::kConsumers; ++consumer) {
+    BarrierWait(shared + Layout::PartFull(consumer), parity);
+    AddFromShared(dq, shared + Layout::kParts + consumer * Layout::kPartBytes);
+  }
+  const std::uint32_t buffer = shared + Layout::kReceived;
+  if (work.rank + 1 < work.blocks) {
+    BarrierWaitCluster(shared + Layout::SumReceived(), parity);
+    AddFromShared(dq, buffer);
+    __syncwarp();
+    if (signals) BarrierArriveRemote(shared + Layout::SumRead(), work.rank + 1);
+  }
+  if (work.rank > 0) {
+    BarrierWaitCluster(shared + Layout::SumRead(), parity ^ 1U);
+    const std::uint32_t remote = RemoteAddress(buffer + threadIdx.x % 128 * 16, work.rank - 1);
+#pragma unroll
+    for (int v = 0; v < kDim / 8; ++v) {
+      StoreRemote(remote + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]});
+    }
+    __syncwarp();
+    if (signals) BarrierArriveRemote(shared + Layout::SumReceived(), work.rank - 1);
+  }
+  __syncwarp();
+  if (signals) {
+#pragma unroll
+    for (int consumer = 0; consumer < Layout::kConsumers; ++consumer) {
+      BarrierArrive(shared + Layout::PartEmpty(consumer));
+    }
+  }
+  return work.rank == 0;
+}
+
+// What a thread knows of its two queries in a row: -lse and -delta.
 struct QueryStatistics {
   float lse[2], delta[2];
   __device__ __forceinline__ explicit QueryStatistics(std::uint32_t tile) {
@@ -222,57 +251,6 @@ struct QueryStatistics {
     }
   }
 };
-
-// Adds one tile of keys to dQ and its dS to dBias. The products of dQ run on; WgmmaWait finds them
-// done.
-template <typename T, int kDim, bool kBiasGradient>
-__device__ __forceinline__ void ConsumeKeyTile(const HopperAttentionParams& p,
-                                               const QueryStatistics& of, std::uint32_t q,
-                                               std::uint32_t k, std::uint32_t bias,
-                                               std::uint32_t mask, std::uint32_t release,
-                                               float (&dq)[kDim / 2], bool accumulate,
-                                               float (&dbias)[kScores]) {
-  constexpr int kTileBytes = VectorTile<kDim>::kBytes;
-  float s[kScores];
-  float dp[kScores];
-  std::uint32_t gradients[kHopperTile / 16][4];
-  WgmmaFence();
-  MultiplyVectors<T, kDim>(s, q, k);
-  WgmmaCommit();
-  MultiplyVectors<T, kDim>(dp, q + kTileBytes, k + kTileBytes);
-  WgmmaCommit();
-  WgmmaWait<1>();
-  PinRegisters(s);
-  if (release != 0 && threadIdx.x % 32 == 0) BarrierArrive(release);
-  if (p.bias_by_queries != nullptr) {
-    const std::uint32_t mine = bias + threadIdx.x % 128 * 16;
-#pragma unroll
-    for (int v = 0; v < kScores / 4; ++v) {
-      const float4 value = LoadShared4(mine + v * 128 * 16);
-      s[4 * v] = fmaf(s[4 * v], p.scale_log2, value.x);
-      s[4 * v + 1] = fmaf(s[4 * v + 1], p.scale_log2, value.y);
-      s[4 * v + 2] = fmaf(s[4 * v + 2], p.scale_log2, value.z);
-      s[4 * v + 3] = fmaf(s[4 * v + 3], p.scale_log2, value.w);
-    }
-  } else {
-#pragma unroll
-    for (float& x : s) x *= p.scale_log2;
-  }
-  if (p.packed_mask.terms != nullptr) AddColumnMask(s, mask);
-#pragma unroll
-  for (int i = 0; i < kScores; ++i) s[i] = Exp2(s[i] - of.lse[i / 2 % 2]);
-  WgmmaWait<0>();
-  PinRegisters(dp);
-#pragma unroll
-  for (int i = 0; i < kScores; ++i) {
-    dp[i] = s[i] * (dp[i] - of.delta[i / 2 % 2]);
-    if constexpr (kBiasGradient) dbias[i] += dp[i];
-  }
-  RoundWeights<T>(gradients, dp);
-  WgmmaFence();
-  MultiplyWeights<T, kDim>(dq, gradients, k, accumulate);
-  WgmmaCommit();
-}
 
 // A tile of this chunk's dBias.
 __device__ __forceinline__ void StoreBiasGradient(const HopperAttentionParams& p,
@@ -300,67 +278,143 @@ __device__ __forceinline__ void StoreBiasGradient(const HopperAttentionParams& p
 }
 
 template <typename T, int kDim, bool kBiasGradient>
-__device__ __forceinline__ void ConsumeQueries(const HopperAttentionParams& p,
-                                               const QueriesWork& work, std::uint32_t shared,
-                                               int consumer) {
-  using Layout = QueriesLayout<kDim>;
-  constexpr int kTiles = Layout::kTiles;
-  const bool signals = threadIdx.x % 32 == 0;
-  const int first = work.FirstTile(p, consumer);
-  const int tiles = work.LastTile(p, consumer) - first;
-  float dbias[kBiasGradient ? kTiles : 1][kScores] = {};
-  RingPosition<Layout::kQueryStages> queries;
-  RingPosition<Layout::kKeyStages> keys;
-  if (p.bias_by_queries != nullptr && tiles > 0)
-    BarrierWait(shared + Layout::BiasFull(consumer), 0);
-  for (int i = work.first_row; i < work.last_row; ++i) {
-    const std::uint32_t q = shared + Layout::kQueries + queries.stage * Layout::kQueryStageBytes;
-    BarrierWait(shared + Layout::QueriesFull(queries.stage), queries.FullParity());
-    const QueryStatistics of(shared + Layout::kStatistics + queries.stage * kStatisticsTileBytes);
-    float dq[kDim / 2] = {};
-    std::uint32_t release = 0;  // a stage of keys whose last product may still run
-    auto consume = [&](int tile, float(&sum)[kScores]) {
-      const int slot = consumer * Layout::kKeyStages + keys.stage;
-      BarrierWait(shared + Layout::KeysFull(consumer, keys.stage), keys.FullParity());
-      ConsumeKeyTile<T, kDim, kBiasGradient>(
-          p, of, q, shared + Layout::kKeys + slot * Layout::kKeyStageBytes,
-          shared + Layout::kBias + (consumer * kTiles + tile) * kBiasTileBytes,
-          shared + Layout::kMask + slot * kMaskTileBytes, release, dq, tile > 0, sum);
-      release = shared + Layout::KeysEmpty(consumer, keys.stage);
-      keys.Advance();
-    };
+class QueriesConsumer {
+ public:
+  __device__ __forceinline__ QueriesConsumer(const HopperAttentionParams& params,
+                                             const QueriesWork& work, std::uint32_t shared,
+                                             int consumer)
+      : p_(params),
+        work_(work),
+        shared_(shared),
+        consumer_(consumer),
+        first_(work.FirstTile(params, consumer)),
+        tiles_(work.LastTile(params, consumer) - first_) {}
+
+  __device__ __forceinline__ void Run() {
+    float dbias[kBiasGradient ? Layout::kTiles : 1][kScores] = {};
+    if (p_.bias_by_queries != nullptr && tiles_ > 0) {
+      BarrierWait(shared_ + Layout::BiasFull(consumer_), 0);
+    }
+    const int rows = work_.last_row - work_.first_row;
+    for (int row = 0; row < rows; ++row) {
+      const std::uint32_t q =
+          shared_ + Layout::kQueries + queries_.stage * Layout::kQueryStageBytes;
+      BarrierWait(shared_ + Layout::QueriesFull(queries_.stage), queries_.FullParity());
+      const QueryStatistics of(shared_ + Layout::kStatistics +
+                               queries_.stage * kStatisticsTileBytes);
+      if constexpr (kBiasGradient) {
+#pragma unroll
+        for (int tile = 0; tile < Layout::kTiles; ++tile) {
+          if (tile >= tiles_) break;
+          Consume(of, q, tile, dbias[tile]);
+          if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+        }
+      } else {
+        for (int tile = 0; tile < tiles_; ++tile) {
+          Consume(of, q, tile, dbias[0]);
+          if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+        }
+      }
+      if (tiles_ == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+      if (threadIdx.x % 32 == 0) BarrierArrive(shared_ + Layout::QueriesEmpty(queries_.stage));
+      queries_.Advance();
+      if (row > 0) Sum(row - 1);
+    }
+    Finish(rows - 1);
     if constexpr (kBiasGradient) {
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile < tiles) consume(tile, dbias[tile]);
+      for (int tile = 0; tile < Layout::kTiles; ++tile) {
+        if (tile < tiles_) StoreBiasGradient(p_, work_, first_ + tile, dbias[tile]);
       }
-    } else {
-      for (int tile = 0; tile < tiles; ++tile) consume(tile, dbias[0]);
-    }
-    WgmmaWait<0>();
-    PinRegisters(dq);
-    if (signals) {
-      if (release != 0) BarrierArrive(release);
-      BarrierArrive(shared + Layout::QueriesEmpty(queries.stage));
-    }
-    queries.Advance();
-    if (p.dq.data == nullptr) continue;
-    if (SumQueryGradient<kDim>(dq, shared, work, consumer, i - work.first_row)) {
-      const int token = work.query_tile * kHopperTile;
-      StoreVectors<T, kDim>(p.dq, GroupRow(p, work.group, i), work.head, token, p.queries - token,
-                            p.dim, dq, p.scale);
     }
   }
-  if constexpr (kBiasGradient) {
+
+ private:
+  using Layout = QueriesLayout<kDim>;
+  static constexpr int kTileBytes = Layout::Tile::kBytes;
+
+  // S, dP and dS of one tile of keys together with dQ of the tile before it, which runs while the
+  // exponentials of S are taken. Before the first tile dQ of nothing is computed, from dS = 0.
+  __device__ __forceinline__ void Consume(const QueryStatistics& of, std::uint32_t q, int tile,
+                                          float (&dbias)[kScores]) {
+    const int slot = consumer_ * Layout::kKeyStages + keys_.stage;
+    const std::uint32_t k = shared_ + Layout::kKeys + slot * Layout::kKeyStageBytes;
+    const bool has_bias = p_.bias_by_queries != nullptr;
+    float s[kScores];
+    float dp[kScores];
+    BarrierWait(shared_ + Layout::KeysFull(consumer_, keys_.stage), keys_.FullParity());
+    if (has_bias) {
+      LoadBias(s, shared_ + Layout::kBias + (consumer_ * Layout::kTiles + tile) * kBiasTileBytes);
+    }
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      if (tile < tiles) StoreBiasGradient(p, work, first + tile, dbias[tile]);
+    for (int i = 0; i < kScores; ++i) dp[i] = of.delta[i / 2 % 2];
+    const std::uint32_t before = release_ == 0 ? k : before_;
+    WgmmaFence();
+    MultiplyVectors<T, kDim>(s, q, k, has_bias);
+    WgmmaCommit();
+    MultiplyVectors<T, kDim>(dp, q + kTileBytes, k + kTileBytes, true);
+    MultiplyWeights<T, kDim>(dq_, gradients_, before, accumulate_);
+    WgmmaCommit();
+    WgmmaWait<1>();
+    PinRegisters(s);
+    if (p_.packed_mask.terms != nullptr) {
+      AddColumnMask(s, shared_ + Layout::kMask + slot * kMaskTileBytes, p_.mask_unit);
     }
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) s[i] = Exp2(fmaf(s[i], p_.scale_log2, of.lse[i / 2 % 2]));
+    WgmmaWait<0>();
+    PinRegisters(dp);
+    PinRegisters(dq_);
+    if (release_ != 0 && threadIdx.x % 32 == 0) BarrierArrive(release_);
+    release_ = shared_ + Layout::KeysEmpty(consumer_, keys_.stage);
+    before_ = k;
+    accumulate_ = tile > 0;
+    keys_.Advance();
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      dp[i] *= s[i];
+      if constexpr (kBiasGradient) dbias[i] += dp[i];
+    }
+    RoundWeights<T>(gradients_, dp);
   }
-}
+
+  __device__ __forceinline__ void Sum(int row) {
+    if (row % Layout::kConsumers != consumer_) return;
+    float sum[kDim / 2];
+    if (!SumQueryGradient<kDim>(sum, shared_, work_, row) || p_.dq.data == nullptr) return;
+    const int token = work_.query_tile * kHopperTile;
+    StoreVectors<T, kDim>(p_.dq, GroupRow(p_, work_.group, work_.first_row + row), work_.head,
+                          token, p_.queries - token, p_.dim, sum, p_.scale);
+  }
+
+  // dQ of the last tile.
+  __device__ __forceinline__ void Finish(int row) {
+    if (release_ != 0) {
+      WgmmaFence();
+      MultiplyWeights<T, kDim>(dq_, gradients_, before_, accumulate_);
+      WgmmaCommit();
+      WgmmaWait<0>();
+      PinRegisters(dq_);
+    }
+    HandOver<kDim>(dq_, shared_, consumer_, row);
+    Sum(row);
+  }
+
+  const HopperAttentionParams& p_;
+  const QueriesWork& work_;
+  const std::uint32_t shared_;
+  const int consumer_, first_, tiles_;
+  RingPosition<Layout::kQueryStages> queries_;
+  RingPosition<Layout::kKeyStages> keys_;
+  float dq_[kDim / 2] = {};
+  std::uint32_t gradients_[kHopperTile / 16][4] = {};  // dS of the tile before
+  std::uint32_t before_ = 0;                           // its K
+  std::uint32_t release_ = 0;                          // the barrier that gives it back
+  bool accumulate_ = false;                            // it is not the first of its row
+};
 
 template <typename T, int kDim, bool kBiasGradient>
-__global__ __launch_bounds__(kHopperThreads, 1) void QueriesKernel(
+__global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void QueriesKernel(
     const __grid_constant__ HopperAttentionParams p) {
   using Layout = QueriesLayout<kDim>;
   extern __shared__ unsigned char memory[];
@@ -368,17 +422,19 @@ __global__ __launch_bounds__(kHopperThreads, 1) void QueriesKernel(
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Layout::kQueryStages; ++stage) {
       BarrierInit(shared + Layout::QueriesFull(stage), 1);
-      BarrierInit(shared + Layout::QueriesEmpty(stage), kConsumers * 4);
+      BarrierInit(shared + Layout::QueriesEmpty(stage), Layout::Roles::kConsumers * 4);
     }
-    for (int consumer = 0; consumer < kConsumers; ++consumer) {
+    for (int consumer = 0; consumer < Layout::kConsumers; ++consumer) {
       for (int stage = 0; stage < Layout::kKeyStages; ++stage) {
         BarrierInit(shared + Layout::KeysFull(consumer, stage), 1);
         BarrierInit(shared + Layout::KeysEmpty(consumer, stage), 4);
       }
-      BarrierInit(shared + Layout::Received(consumer), 4);
-      BarrierInit(shared + Layout::Sendable(consumer), 4);
+      BarrierInit(shared + Layout::PartFull(consumer), 4);
+      BarrierInit(shared + Layout::PartEmpty(consumer), 4);
       BarrierInit(shared + Layout::BiasFull(consumer), 1);
     }
+    BarrierInit(shared + Layout::SumReceived(), 4);
+    BarrierInit(shared + Layout::SumRead(), 4);
     BarrierInitFence();
   }
   const QueriesWork work(p);
@@ -387,18 +443,18 @@ __global__ __launch_bounds__(kHopperThreads, 1) void QueriesKernel(
   } else {
     __syncthreads();
   }
-  const int warpgroup = static_cast<int>(threadIdx.x / 128);
-  if (warpgroup == kConsumers) {
-    GiveUpRegisters<kProducerRegisters>();
+  const int warpgroup = Warpgroup();
+  if (warpgroup == Layout::kConsumers) {
+    GiveUpRegisters<Layout::Roles::kProducerRegisters>();
     const int warp = static_cast<int>(threadIdx.x % 128 / 32);
-    if (warp < kConsumers) {
+    if (warp < Layout::kConsumers) {
       if (ElectOne()) FeedKeyRows<kDim>(p, work, shared, warp);
-    } else if (warp == kConsumers) {
+    } else if (warp == Layout::kConsumers) {
       if (ElectOne()) FeedQueryRows<kDim>(p, work, shared);
     }
   } else {
-    TakeRegisters<kConsumerRegisters>();
-    ConsumeQueries<T, kDim, kBiasGradient>(p, work, shared, warpgroup);
+    TakeRegisters<Layout::Roles::kConsumerRegisters>();
+    QueriesConsumer<T, kDim, kBiasGradient>(p, work, shared, warpgroup).Run();
   }
   // A block's shared memory must outlive what its neighbour sends to it.
   if (work.blocks > 1) {

@@ -2,8 +2,9 @@
 // over them, and the elementwise steps on a 64 x 64 tile of scores in wgmma's accumulator order
 // (device/wgmma.cuh).
 //
-// Scores are in log2 units: x = (scale log2 e) <q, k> + bias log2 e + mask log2 e, p = 2^(x - lse
-// log2 e).
+// Backward starts the products from what is added to them, so that the elementwise work is little
+// more than the exponential: s = bias / scale + <q, k>, p = 2^(scale log2(e) s - lse log2(e)); dp =
+// -delta + <dO, v>, dS = p dp.
 #pragma once
 
 #include "backends/cuda/device/barrier.cuh"
@@ -16,10 +17,21 @@ inline constexpr int kScores = kHopperTile * kHopperTile / 128;  // of which a t
 inline constexpr int kBiasTileBytes = kHopperTile * kHopperTile * 4;
 inline constexpr int kMaskTileBytes = kHopperTile * 4;
 inline constexpr int kStatisticsTileBytes = kHopperTile * 8;
-inline constexpr int kConsumers = 2;  // warpgroups
-inline constexpr int kHopperThreads = (kConsumers + 1) * 128;
-inline constexpr int kConsumerRegisters = 232;
-inline constexpr int kProducerRegisters = 40;
+
+// How a block's threads are divided: consumer warpgroups, then one that feeds them.
+template <int kWarpgroups>
+struct Roles {
+  static_assert(kWarpgroups == 2 || kWarpgroups == 3);
+  static constexpr int kConsumers = kWarpgroups;
+  static constexpr int kThreads = (kConsumers + 1) * 128;
+  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 232;
+  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40;
+};
+
+// The warpgroup of this thread, known to be the same for a whole warp.
+__device__ __forceinline__ int Warpgroup() {
+  return __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x / 128), 0);
+}
 
 // A tile of 64 vectors of one operand, kDim of D padded to the swizzle's span.
 template <int kDim>
@@ -39,17 +51,18 @@ struct Fragment {
   }
 };
 
-// s = A B^T of two tiles of vectors.
+// s (+)= A B^T of two tiles of vectors.
 template <typename T, int kDim>
 __device__ __forceinline__ void MultiplyVectors(float (&s)[kScores], std::uint32_t a,
-                                                std::uint32_t b) {
+                                                std::uint32_t b, bool accumulate) {
   using Descriptor = typename VectorTile<kDim>::Descriptor;
   const std::uint64_t left = Descriptor::At(a);
   const std::uint64_t right = Descriptor::At(b);
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
     Wgmma<T, kHopperTile>::template Run<Order::kKMajor>(s, left + k * Descriptor::kStepKMajor,
-                                                        right + k * Descriptor::kStepKMajor, k > 0);
+                                                        right + k * Descriptor::kStepKMajor,
+                                                        accumulate || k > 0);
   }
 }
 
@@ -105,17 +118,17 @@ __device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t t
   }
 }
 
-// x += the mask of the columns, where some column of the tile has one.
-__device__ __forceinline__ void AddColumnMask(float (&x)[kScores], std::uint32_t mask) {
+// x += unit * the mask of the columns, where some column of the tile has one.
+__device__ __forceinline__ void AddColumnMask(float (&x)[kScores], std::uint32_t mask, float unit) {
   const float2 pair = LoadShared2(mask + threadIdx.x % 32 * 8);
   if (!__any_sync(0xFFFFFFFFU, pair.x != 0.0F || pair.y != 0.0F)) return;
 #pragma unroll
   for (int v = 0; v < kScores / 4; ++v) {
     const float2 term = LoadShared2(mask + v * 32 + threadIdx.x % 4 * 8);
-    x[4 * v] += term.x;
-    x[4 * v + 1] += term.y;
-    x[4 * v + 2] += term.x;
-    x[4 * v + 3] += term.y;
+    x[4 * v] = fmaf(term.x, unit, x[4 * v]);
+    x[4 * v + 1] = fmaf(term.y, unit, x[4 * v + 1]);
+    x[4 * v + 2] = fmaf(term.x, unit, x[4 * v + 2]);
+    x[4 * v + 3] = fmaf(term.y, unit, x[4 * v + 3]);
   }
 }
 
@@ -137,7 +150,7 @@ __device__ __forceinline__ const float* MaskRow(const HopperAttentionParams& p,
   return p.packed_mask.terms + at.batch * p.packed_mask.batch + at.row * p.packed_mask.row;
 }
 
-// A tile's statistics: for each pair of queries, lse log2 e of both, then delta of both.
+// A tile's statistics (evo_attention_pack.h).
 __device__ __forceinline__ const float* StatisticsTile(const HopperAttentionParams& p,
                                                        const GroupRow& at, int head, int tile) {
   const std::int64_t row = static_cast<std::int64_t>(at.batch) * p.batch_rows + at.row;
