@@ -22,16 +22,21 @@ template <int kPitch>
 struct TileDescriptor {
   static_assert(kPitch == 64 || kPitch == 128);
   // Rows go in groups of eight; the pitch names the swizzle. The leading offset is not used by
-  // either order as long as a row is one swizzle span. `address` is below 2^18, as all shared
-  // memory is, so its place in the descriptor needs no mask and tiles can be found by adding.
-  static __device__ __forceinline__ std::uint64_t At(std::uint32_t address) {
-    constexpr std::uint32_t kHigh = std::uint32_t{kPitch == 64 ? 2 : 1} << 30 | 8 * kPitch / 16;
-    constexpr std::uint32_t kLeading = 1U << 16;
-    return static_cast<std::uint64_t>(kHigh) << 32 | (address / 16 + kLeading);
+  // either order as long as a row is one swizzle span. All shared memory lies below 2^18, so an
+  // address needs no mask, and tiles can be found by adding to the low half.
+  static __device__ __forceinline__ std::uint32_t Low(std::uint32_t address) {
+    return address / 16 + (1U << 16);
   }
-  // Added to a descriptor: the next 16 of K for a K-major tile, and for an MN-major one.
-  static constexpr std::uint64_t kStepKMajor = 32 / 16;
-  static constexpr std::uint64_t kStepMnMajor = 16 * kPitch / 16;
+  static __device__ __forceinline__ std::uint64_t FromLow(std::uint32_t low) {
+    constexpr std::uint32_t kHigh = std::uint32_t{kPitch == 64 ? 2 : 1} << 30 | 8 * kPitch / 16;
+    return static_cast<std::uint64_t>(kHigh) << 32 | low;
+  }
+  static __device__ __forceinline__ std::uint64_t At(std::uint32_t address) {
+    return FromLow(Low(address));
+  }
+  // Added to the low half: the next 16 of K for a K-major tile, and for an MN-major one.
+  static constexpr std::uint32_t kStepKMajor = 32 / 16;
+  static constexpr std::uint32_t kStepMnMajor = 16 * kPitch / 16;
 };
 
 // The same for K-major tiles of 16 columns without a swizzle: `left` and `right` are the addresses

@@ -226,8 +226,8 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   p.k_map = MakeTensorMap(args.k, box);
   p.v_map = MakeTensorMap(args.v, box);
   p.dout_map = MakeTensorMap(args.dout, box);
-  // Products start from bias / scale, in the units of <q, k>.
-  PackBias(p, type, 1 / args.scale, plan.bias_by_queries, plan.bias_by_keys, queue);
+  // dQ and dBias start products from the bias, in the units of <q, k>.
+  PackBias(p, type, 1 / args.scale, plan.bias_by_queries, kLog2E, plan.bias_by_keys, queue);
   p.bias_by_queries = plan.bias_by_queries;
   p.bias_by_keys = plan.bias_by_keys;
   p.packed_mask = PackMask(p, type, kLog2E, plan.mask, queue);
@@ -278,7 +278,7 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stre
   p.v_map = MakeTensorMap(args.v, box);
   Workspaces space(workspace.data);
   float* const bias = space.Take(PackedBiasBytes(p));
-  PackBias(p, type, bias, nullptr, queue);
+  PackBias(p, type, kLog2E, bias, 0, nullptr, queue);
   p.bias_by_queries = bias;
   p.mask_columns = PackMaskColumns(p, type, space.Take(PackedMaskColumnsBytes(p)), queue);
   instance.forward(p, queue);

@@ -282,52 +282,6 @@ __device__ __forceinline__ void Exponentials(std::uint32_t (&p)[kScores / 2], fl
   }
 }
 
-// Lane j of a quad gives word i of its own and receives word j of lane i.
-__device__ __forceinline__ void TransposeQuad(std::uint32_t (&w)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 4;
-#pragma unroll
-  for (int step = 1; step <= 2; step *= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & step) != 0) continue;
-      const std::uint32_t got = __shfl_xor_sync(0xFFFFFFFFU, upper ? w[i] : w[i + step], step);
-      w[i] = upper ? got : w[i];
-      w[i + step] = upper ? w[i + step] : got;
-    }
-  }
-}
-
-// Stores a thread's part of kDim columns of one query, times `factor`; the quad's four lanes have
-// the same query. Vectors of 16 bytes where four column groups make a quad busy.
-template <typename T, int kDim>
-__device__ __forceinline__ void StoreQuery(T* to, const float (&out)[kDim / 2], int half,
-                                           float factor, int dim, bool inside) {
-  const int lane = static_cast<int>(threadIdx.x) % 4;
-  const auto word = [&](int column_group) {
-    const int at = 4 * column_group + 2 * half;
-    return Pack(out[at] * factor, out[at + 1] * factor, T{});
-  };
-#pragma unroll
-  for (int group = 0; group < kDim / 8; group += 4) {
-    if (group + 4 <= kDim / 8) {
-      std::uint32_t w[4] = {word(group), word(group + 1), word(group + 2), word(group + 3)};
-      TransposeQuad(w);
-      const int column = 8 * (group + lane);
-      if (inside && column < dim) {
-        *reinterpret_cast<uint4*>(to + column) = make_uint4(w[0], w[1], w[2], w[3]);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kDim / 8 % 4; ++i) {
-        const int column = 8 * (group + i) + 2 * lane;
-        if (inside && column < dim)
-          *reinterpret_cast<std::uint32_t*>(to + column) = word(group + i);
-      }
-    }
-  }
-}
-
 // `out` and `lse` are those of the thread's first query; the second is eight tokens further.
 template <typename T, int kDim>
 __device__ __forceinline__ void StoreForwardRow(T* out, std::int64_t token, float* lse,
@@ -378,13 +332,6 @@ class ForwardWorker {
   static constexpr int kWeightSets = Layout::kGroups == 2 ? 2 : 1;
   static_assert(kRows % kWeightSets == 0);
 
-  // Descriptors by their low halves: steps never carry into the high half, which is a constant.
-  static __device__ __forceinline__ std::uint64_t Wide(std::uint32_t low) {
-    return (Descriptor::kLayout & 0xFFFFFFFF00000000ULL) | low;
-  }
-  static __device__ __forceinline__ std::uint32_t Low(std::uint32_t address) {
-    return static_cast<std::uint32_t>(Descriptor::At(address));
-  }
   __device__ __forceinline__ void Release(std::uint32_t ring, int stage) const {
     if (threadIdx.x % 32 == 0) BarrierArrive(EmptyBarrier(ring, stage));
   }
@@ -396,8 +343,8 @@ class ForwardWorker {
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
       Wgmma<T, kHopperTile>::template Run<Order::kKMajor>(
-          scores_, Wide(q + step * Descriptor::kStepKMajor),
-          Wide(k + step * Descriptor::kStepKMajor), step > 0);
+          scores_, Descriptor::FromLow(q + step * Descriptor::kStepKMajor),
+          Descriptor::FromLow(k + step * Descriptor::kStepKMajor), step > 0);
     }
     const std::uint32_t left[4] = {row.left[0], row.left[1], 0U, 0U};
     constexpr std::uint64_t kHigh = HalvesDescriptor(0, 0) & 0xFFFFFFFF00000000ULL;
@@ -417,7 +364,8 @@ class ForwardWorker {
       const std::uint32_t a[4] = {weights[4 * step], weights[4 * step + 1], weights[4 * step + 2],
                                   weights[4 * step + 3]};
       Wgmma<T, kDim>::template Run<Order::kMnMajor>(
-          row.out, a, Wide(v + step * Descriptor::kStepMnMajor), accumulate || step > 0);
+          row.out, a, Descriptor::FromLow(v + step * Descriptor::kStepMnMajor),
+          accumulate || step > 0);
     }
     WgmmaCommit();
   }
@@ -434,10 +382,10 @@ class ForwardWorker {
 
   __device__ __forceinline__ void Compute(const ForwardItem& item, int first_query) {
     const std::uint32_t ring = shared_ + Layout::kStageBarriers;
-    const std::uint32_t q_tile =
-        Low(shared_ + Layout::kQ + q_at_.stage * Layout::kQBytes + group_ * Layout::Tile::kBytes);
-    const std::uint32_t k_tile = Low(shared_ + Layout::kStage + Layout::kK);
-    const std::uint32_t v_tile = Low(shared_ + Layout::kStage + Layout::kV);
+    const std::uint32_t q_tile = Descriptor::Low(
+        shared_ + Layout::kQ + q_at_.stage * Layout::kQBytes + group_ * Layout::Tile::kBytes);
+    const std::uint32_t k_tile = Descriptor::Low(shared_ + Layout::kStage + Layout::kK);
+    const std::uint32_t v_tile = Descriptor::Low(shared_ + Layout::kStage + Layout::kV);
     constexpr std::uint32_t kNextQ = Layout::kGroups * Layout::Tile::kBytes / 16;
     constexpr std::uint32_t kNextStage = Layout::kStageBytes / 16;
     // Mask columns of stage i are at mask_tile + i * next_mask.
@@ -582,7 +530,7 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), 1) void ForwardKernel(
     FenceAsyncProxy();
   }
   __syncthreads();
-  const int warpgroup = __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) / 128, 0);
+  const int warpgroup = Warpgroup();
   if (warpgroup == 0) {
     GiveUpRegisters<kTiling.CopyRegisters()>();
     if (threadIdx.x == 0) ForwardCopies<kDim, Tiling, kHasBias>(p, shared);

@@ -51,7 +51,8 @@ void HopperAttention<kType, kDim>::BackwardKeys(const HopperAttentionParams& p,
   using T = typename HopperElementOf<kType>::Type;
   using Layout = KeysLayout<kDim>;
   const int blocks = std::min(KeysWork<Layout::kRows>::Count(p), Multiprocessors());
-  LaunchKernel("evo_attention dK, dV (cuda sm90a)", KeysKernel<T, kDim>, blocks, Layout::Roles::kThreads, Layout::kBytes, stream, p);
+  LaunchKernel("evo_attention dK, dV (cuda sm90a)", KeysKernel<T, kDim>, blocks,
+               Layout::Roles::kThreads, Layout::kBytes, stream, p);
 }
 
 template <DType kType, int kDim>

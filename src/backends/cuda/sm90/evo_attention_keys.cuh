@@ -1,11 +1,11 @@
 // dK and dV on Hopper.
 //
-// A block keeps 64 keys of one head, of a row for each consumer warpgroup, and walks over tiles of
-// 64 queries. Scores are computed transposed, S^T = K Q^T and dP^T = V dO^T, so that P^T and dS^T
-// are in registers as the A operand of dV += P^T dO and dK += dS^T Q: nothing but the operands
-// passes through shared memory. The rows share each tile of bias. One thread of the last warpgroup
-// feeds the ring of query tiles. Blocks are persistent: the next keys arrive while the last
-// products of these run.
+// A block keeps 64 keys of one head, of several rows of a group for each consumer warpgroup, and
+// walks over tiles of 64 queries. Scores are computed transposed, S^T = K Q^T and dP^T = V dO^T, so
+// that P^T and dS^T are in registers as the A operand of dV += P^T dO and dK += dS^T Q: nothing but
+// the operands passes through shared memory, whose bandwidth is what binds. Hence a warpgroup reads
+// a tile of bias once for all its rows. One thread of the last warpgroup feeds the ring of query
+// tiles. Blocks are persistent: the next keys arrive while the last products of these run.
 #pragma once
 
 #include <type_traits>
@@ -17,10 +17,10 @@ namespace megafold::cuda {
 template <int kDim>
 struct KeysLayout {
   using Tile = VectorTile<kDim>;
-  // Three consumers hide more latency than two; longer vectors need more registers.
-  using Roles = Roles<kDim <= 32 ? 3 : 2>;
-  static constexpr int kRows = Roles::kConsumers;
-  static constexpr int kStages = kDim <= 32 ? 3 : 2;
+  using Roles = Roles<2>;
+  static constexpr int kConsumerRows = kDim <= 32 ? 2 : 1;  // what the registers hold
+  static constexpr int kRows = Roles::kConsumers * kConsumerRows;
+  static constexpr int kStages = 3;
   static constexpr int kKeyStages = 2;
   // A stage of queries: Q, dO of each row, bias, statistics of each row.
   static constexpr int kQueriesBytes = kRows * 2 * Tile::kBytes;
@@ -128,7 +128,7 @@ __device__ __forceinline__ float2 RowMask(const HopperAttentionParams& p, const 
                                           int key) {
   if (p.packed_mask.terms == nullptr) return {0.0F, 0.0F};
   const float* const row = MaskRow(p, at) + key + Fragment().row;
-  return {row[0] * p.mask_unit, row[8] * p.mask_unit};
+  return {row[0], row[8]};
 }
 
 // dp starts as -delta, which belongs to the columns.
@@ -141,114 +141,163 @@ __device__ __forceinline__ void StartGradients(float (&dp)[kScores], std::uint32
   }
 }
 
-// s becomes p = 2^(scale_log2 s - lse) where lse belongs to the columns.
-__device__ __forceinline__ void ColumnProbabilities(float (&s)[kScores], std::uint32_t statistics,
-                                                    float scale_log2) {
+// x becomes p = 2^(x - lse) where lse belongs to the columns.
+__device__ __forceinline__ void ColumnProbabilities(float (&x)[kScores], std::uint32_t statistics) {
 #pragma unroll
   for (int v = 0; v < kScores / 4; ++v) {
     const float2 lse = LoadShared2(statistics + v * 64);
-    s[4 * v] = Exp2(fmaf(s[4 * v], scale_log2, lse.x));
-    s[4 * v + 1] = Exp2(fmaf(s[4 * v + 1], scale_log2, lse.y));
-    s[4 * v + 2] = Exp2(fmaf(s[4 * v + 2], scale_log2, lse.x));
-    s[4 * v + 3] = Exp2(fmaf(s[4 * v + 3], scale_log2, lse.y));
+    x[4 * v] = Exp2(x[4 * v] + lse.x);
+    x[4 * v + 1] = Exp2(x[4 * v + 1] + lse.y);
+    x[4 * v + 2] = Exp2(x[4 * v + 2] + lse.x);
+    x[4 * v + 3] = Exp2(x[4 * v + 3] + lse.y);
   }
 }
 
 template <typename T, int kDim>
-__device__ __forceinline__ void ConsumeKeys(const HopperAttentionParams& p, std::uint32_t shared,
-                                            int consumer) {
+class KeysConsumer {
+ public:
+  __device__ __forceinline__ KeysConsumer(const HopperAttentionParams& params, std::uint32_t shared,
+                                          int consumer)
+      : p_(params), shared_(shared), consumer_(consumer) {}
+
+  __device__ __forceinline__ void Run() {
+    const int count = KeysWork<Layout::kRows>::Count(p_);
+    for (int index = static_cast<int>(blockIdx.x); index < count;
+         index += static_cast<int>(gridDim.x)) {
+      Consume(KeysWork<Layout::kRows>(p_, index));
+    }
+  }
+
+ private:
   using Layout = KeysLayout<kDim>;
-  constexpr int kTileBytes = Layout::Tile::kBytes;
-  const bool signals = threadIdx.x % 32 == 0;
-  const bool has_bias = p.bias_by_keys != nullptr;
-  RingPosition<Layout::kStages> queries;
-  RingPosition<Layout::kKeyStages> keys;
-  const int count = KeysWork<Layout::kRows>::Count(p);
-  for (int index = static_cast<int>(blockIdx.x); index < count;
-       index += static_cast<int>(gridDim.x)) {
-    const KeysWork<Layout::kRows> work(p, index);
-    const GroupRow at = work.Row(p, consumer);
+  static constexpr int kTileBytes = Layout::Tile::kBytes;
+  static constexpr int kRows = Layout::kConsumerRows;
+
+  __device__ __forceinline__ void Consume(const KeysWork<Layout::kRows>& work) {
     const int key = work.key_tile * kHopperTile;
-    const float2 mask = RowMask(p, at, key);
-    const bool masked = __any_sync(0xFFFFFFFFU, mask.x != 0.0F || mask.y != 0.0F);
-    float dk[kDim / 2] = {};
-    float dv[kDim / 2] = {};
-    const std::uint32_t keys_empty = shared + Layout::KeysEmpty(keys.stage);
-    const std::uint32_t k =
-        shared + Layout::kKeys + keys.stage * Layout::kKeyBytes + consumer * 2 * kTileBytes;
-    BarrierWait(shared + Layout::KeysFull(keys.stage), keys.FullParity());
-    keys.Advance();
-    float s[kScores];
-    float dp[kScores];
-    std::uint32_t weights[kHopperTile / 16][4];
-    std::uint32_t gradients[kHopperTile / 16][4];
-    std::uint32_t before = 0;  // Q and dO of the tile before this one
-    std::uint32_t used = 0;    // and its stage
-    const auto multiply_weights = [&](bool accumulate) {
-      MultiplyWeights<T, kDim>(dv, weights, before + kTileBytes, accumulate);
-      MultiplyWeights<T, kDim>(dk, gradients, before, accumulate);
-    };
-    // S and dP of one tile together with dV and dK of the tile before it: these run while the
-    // exponentials of S are taken. Operands of the matrix unit may only be written while nothing is
-    // queued there, and a wait for part of what is queued must follow it without a branch between.
-    const auto consume = [&]<bool kFirst>(int tile, std::bool_constant<kFirst>) {
-      const std::uint32_t stage = shared + queries.stage * Layout::kStageBytes;
-      const std::uint32_t q = stage + consumer * 2 * kTileBytes;
-      const std::uint32_t statistics =
-          stage + Layout::kStatistics + consumer * kStatisticsTileBytes + threadIdx.x % 4 * 16;
-      BarrierWait(shared + Layout::Full(queries.stage), queries.FullParity());
-      if (has_bias) LoadBias(s, stage + Layout::kBias);
-      StartGradients(dp, statistics);
-      WgmmaFence();
-      MultiplyVectors<T, kDim>(s, k, q, has_bias);
-      WgmmaCommit();
-      MultiplyVectors<T, kDim>(dp, k + kTileBytes, q + kTileBytes, true);
-      if constexpr (!kFirst) multiply_weights(tile > 1);
-      WgmmaCommit();
-      WgmmaWait<1>();
-      PinRegisters(s);
-      if (masked) {
 #pragma unroll
-        for (int i = 0; i < kScores; ++i) s[i] += i & 2 ? mask.y : mask.x;
-      }
-      ColumnProbabilities(s, statistics, p.scale_log2);
-      WgmmaWait<0>();
-      PinRegisters(dp);
-      if (!kFirst && signals) BarrierArrive(used);
-      before = q;
-      used = shared + Layout::Empty(queries.stage);
-      queries.Advance();
-      RoundWeights<T>(weights, s);
+    for (int r = 0; r < kRows; ++r) {
+      mask_[r] = RowMask(p_, work.Row(p_, consumer_ * kRows + r), key);
+      masked_[r] = __any_sync(0xFFFFFFFFU, mask_[r].x != 0.0F || mask_[r].y != 0.0F);
 #pragma unroll
-      for (int i = 0; i < kScores; ++i) dp[i] *= s[i];
-      RoundWeights<T>(gradients, dp);
-    };
-    PinRegisters(dk);
-    PinRegisters(dv);
-    consume(0, std::true_type{});
-    for (int tile = 1; tile < p.query_tiles; ++tile) consume(tile, std::false_type{});
+      for (int i = 0; i < kDim / 2; ++i) dk_[r][i] = dv_[r][i] = 0.0F;
+      PinRegisters(dk_[r]);
+      PinRegisters(dv_[r]);
+    }
+    const std::uint32_t keys_empty = shared_ + Layout::KeysEmpty(keys_.stage);
+    k_ = shared_ + Layout::kKeys + keys_.stage * Layout::kKeyBytes +
+         consumer_ * kRows * 2 * kTileBytes;
+    BarrierWait(shared_ + Layout::KeysFull(keys_.stage), keys_.FullParity());
+    keys_.Advance();
+    ConsumeTile(0, std::true_type{});
+    for (int tile = 1; tile < p_.query_tiles; ++tile) ConsumeTile(tile, std::false_type{});
     WgmmaFence();
-    multiply_weights(p.query_tiles > 1);
+    MultiplyBefore<kRows - 1>(p_.query_tiles > 1);
     WgmmaCommit();
     WgmmaWait<0>();
-    PinRegisters(dk);
-    PinRegisters(dv);
-    if (signals) {
-      BarrierArrive(used);
+    if (threadIdx.x % 32 == 0) {
+      BarrierArrive(used_);
       BarrierArrive(keys_empty);
     }
-    if (work.row + consumer >= p.rows) continue;
-    if (p.dk.data != nullptr) {
-      StoreVectors<T, kDim>(p.dk, at, work.head, key, p.keys - key, p.dim, dk, p.scale);
-    }
-    if (p.dv.data != nullptr) {
-      StoreVectors<T, kDim>(p.dv, at, work.head, key, p.keys - key, p.dim, dv, 1.0F);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      PinRegisters(dk_[r]);
+      PinRegisters(dv_[r]);
+      const int row = consumer_ * kRows + r;
+      if (work.row + row >= p_.rows) break;
+      const GroupRow at = work.Row(p_, row);
+      const int keys = p_.keys - key;
+      if (p_.dk.data != nullptr) {
+        StoreVectors<T, kDim>(p_.dk, at, work.head, key, keys, p_.dim, dk_[r], p_.scale);
+      }
+      if (p_.dv.data != nullptr) {
+        StoreVectors<T, kDim>(p_.dv, at, work.head, key, keys, p_.dim, dv_[r], 1.0F);
+      }
     }
   }
-}
+
+  // dV and dK of the step before, which was one of row kRow.
+  template <int kRow>
+  __device__ __forceinline__ void MultiplyBefore(bool accumulate) {
+    MultiplyWeights<T, kDim>(dv_[kRow], weights_, before_ + kTileBytes, accumulate);
+    MultiplyWeights<T, kDim>(dk_[kRow], gradients_, before_, accumulate);
+  }
+
+  template <bool kFirst>
+  __device__ __forceinline__ void ConsumeTile(int tile, std::bool_constant<kFirst>) {
+    const std::uint32_t stage = shared_ + queries_.stage * Layout::kStageBytes;
+    BarrierWait(shared_ + Layout::Full(queries_.stage), queries_.FullParity());
+    if (p_.bias_by_keys != nullptr) {
+      LoadBias(bias_, stage + Layout::kBias);
+    } else {
+#pragma unroll
+      for (float& b : bias_) b = 0.0F;
+    }
+    Step<0, !kFirst>(stage, tile);
+    if constexpr (kRows == 2) Step<1, true>(stage, tile);
+    used_ = shared_ + Layout::Empty(queries_.stage);
+    queries_.Advance();
+  }
+
+  // S and dP of one row and tile together with dV and dK of the step before: these run while the
+  // exponentials of S are taken. Operands of the matrix unit may only be written while nothing is
+  // queued there, and a wait for part of what is queued must follow it without a branch between.
+  template <int kRow, bool kBefore>
+  __device__ __forceinline__ void Step(std::uint32_t stage, int tile) {
+    constexpr int kRowBefore = (kRow + kRows - 1) % kRows;
+    const int row = consumer_ * kRows + kRow;
+    const std::uint32_t q = stage + row * 2 * kTileBytes;
+    const std::uint32_t k = k_ + kRow * 2 * kTileBytes;
+    const std::uint32_t statistics =
+        stage + Layout::kStatistics + row * kStatisticsTileBytes + threadIdx.x % 4 * 16;
+    float s[kScores];
+    float dp[kScores];
+    StartGradients(dp, statistics);
+    WgmmaFence();
+    MultiplyVectors<T, kDim>(s, k, q, false);
+    WgmmaCommit();
+    MultiplyVectors<T, kDim>(dp, k + kTileBytes, q + kTileBytes, true);
+    if constexpr (kBefore) MultiplyBefore<kRowBefore>(tile > (kRow == 0 ? 1 : 0));
+    WgmmaCommit();
+    WgmmaWait<1>();
+    PinRegisters(s);
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) s[i] = fmaf(s[i], p_.scale_log2, bias_[i]);
+    if (masked_[kRow]) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) s[i] += i & 2 ? mask_[kRow].y : mask_[kRow].x;
+    }
+    ColumnProbabilities(s, statistics);
+    WgmmaWait<0>();
+    PinRegisters(s);  // rounded from here on: the products of the step before read `weights_`
+    PinRegisters(dp);
+    if (kBefore && kRow == 0 && threadIdx.x % 32 == 0) BarrierArrive(used_);
+    before_ = q;
+    RoundWeights<T>(weights_, s);
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) dp[i] *= s[i];
+    RoundWeights<T>(gradients_, dp);
+  }
+
+  const HopperAttentionParams& p_;
+  const std::uint32_t shared_;
+  const int consumer_;
+  RingPosition<Layout::kStages> queries_;
+  RingPosition<Layout::kKeyStages> keys_;
+  float2 mask_[kRows];
+  bool masked_[kRows];
+  float dk_[kRows][kDim / 2], dv_[kRows][kDim / 2];
+  float bias_[kScores];
+  std::uint32_t weights_[kHopperTile / 16][4];  // P and dS of the step before
+  std::uint32_t gradients_[kHopperTile / 16][4];
+  std::uint32_t k_ = 0;       // K and V of the rows
+  std::uint32_t before_ = 0;  // Q and dO of the step before
+  std::uint32_t used_ = 0;    // the barrier that gives its stage back
+};
 
 template <typename T, int kDim>
-__global__ __launch_bounds__(KeysLayout<kDim>::Roles::kThreads, 1) void KeysKernel(const __grid_constant__ HopperAttentionParams p) {
+__global__ __launch_bounds__(KeysLayout<kDim>::Roles::kThreads,
+                             1) void KeysKernel(const __grid_constant__ HopperAttentionParams p) {
   using Layout = KeysLayout<kDim>;
   extern __shared__ unsigned char memory[];
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
@@ -266,7 +315,7 @@ __global__ __launch_bounds__(KeysLayout<kDim>::Roles::kThreads, 1) void KeysKern
     if (threadIdx.x % 128 < 32 && ElectOne()) FeedKeys<kDim>(p, shared);
   } else {
     TakeRegisters<Layout::Roles::kConsumerRegisters>();
-    ConsumeKeys<T, kDim>(p, shared, warpgroup);
+    KeysConsumer<T, kDim>(p, shared, warpgroup).Run();
   }
 }
 

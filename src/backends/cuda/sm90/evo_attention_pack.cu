@@ -17,6 +17,9 @@ __device__ __forceinline__ float InUnits(float term, float unit) {
   constexpr float kBound = 1e30F;
   return isinf(term) ? term * unit : fmaxf(fminf(term * unit, kBound), -kBound);
 }
+__device__ __forceinline__ float4 InUnits(float a, float b, float c, float d, float unit) {
+  return make_float4(InUnits(a, unit), InUnits(b, unit), InUnits(c, unit), InUnits(d, unit));
+}
 
 // ---- Bias: a block packs 16 queries x 64 keys of up to four heads. ----
 
@@ -55,8 +58,8 @@ struct BiasElement {
 
 template <typename T>
 __global__ __launch_bounds__(kThreads) void PackBiasKernel(
-    const __grid_constant__ AttentionProblem p, Fastest fastest, float unit, int query_tiles,
-    int key_tiles, float* by_queries, float* by_keys) {
+    const __grid_constant__ AttentionProblem p, Fastest fastest, float query_unit, float key_unit,
+    int query_tiles, int key_tiles, float* by_queries, float* by_keys) {
   __shared__ float tile[kBlockHeads * kHeadPitch];
   const int thread = static_cast<int>(threadIdx.x);
   const int parts = query_tiles * (kTile / kBlockQueries);
@@ -78,12 +81,11 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const BiasElement at(fastest, i * kThreads + thread);
-    float value = first_key + at.key < p.keys ? 0.0F : -kInfinity * unit;
+    float value = first_key + at.key < p.keys ? 0.0F : -kInfinity;
     if (first_key + at.key < p.keys && first_query + at.query < p.queries && at.head < heads) {
-      value = InUnits(static_cast<float>(static_cast<const T*>(
-                          p.bias.data)[base + at.head * p.bias.head + at.query * p.bias.query +
-                                       at.key * p.bias.key]),
-                      unit);
+      value = static_cast<float>(static_cast<const T*>(
+          p.bias
+              .data)[base + at.head * p.bias.head + at.query * p.bias.query + at.key * p.bias.key]);
     }
     at.In(tile) = value;
   }
@@ -100,7 +102,7 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
       const float* from = source + lane / 4 * kPitch + 8 * v + 2 * (lane % 4);
       const std::int64_t at = (matrix * query_tiles + query_tile) * key_tiles + key_tile;
       reinterpret_cast<float4*>(by_queries)[(at * 8 + v) * 128 + part_of_tile * 32 + lane] =
-          make_float4(from[0], from[1], from[8 * kPitch], from[8 * kPitch + 1]);
+          InUnits(from[0], from[1], from[8 * kPitch], from[8 * kPitch + 1], query_unit);
     }
     if (by_keys != nullptr) {  // the 16 queries are two groups of eight columns
       const int column = thread / 128;
@@ -109,7 +111,7 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
       const std::int64_t at = (matrix * key_tiles + key_tile) * query_tiles + query_tile;
       reinterpret_cast<float4*>(
           by_keys)[(at * 8 + part_of_tile * 2 + column) * 128 + thread % 128] =
-          make_float4(from[0], from[kPitch], from[8], from[kPitch + 8]);
+          InUnits(from[0], from[kPitch], from[8], from[kPitch + 8], key_unit);
     }
   }
 }
@@ -187,12 +189,15 @@ __device__ __forceinline__ float Dot(const uint4& a, const uint4& b, __half) {
   return sum;
 }
 
-// One block for 64 queries of one row: what it packs leaves shared memory in whole lines.
-template <typename T>
+// One block for 64 queries of one row: what it packs leaves shared memory in whole lines. kVectors
+// loads of 16 bytes cover D with four threads; those of kBatch queries are in flight at once.
+template <typename T, int kVectors>
 __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
     const __grid_constant__ AttentionProblem p, int query_tiles, float4* statistics) {
   constexpr int kLanes = 4;   // threads that share a query
   constexpr int kHeads = 16;  // at once
+  constexpr int kBatch = 4 / kVectors;
+  constexpr int kStep = kThreads / kLanes;
   __shared__ float4 packed[kHeads][kTile / 2];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kLanes;
@@ -201,33 +206,49 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
   const RowIndex at(row / p.batch_rows, row % p.batch_rows);
   for (int first = 0; first < p.heads; first += kHeads) {
     const int heads = min(kHeads, p.heads - first);
-    // A multiple of a warp's eight queries: whole warps take part in the shuffles.
-    for (int i = thread / kLanes; i < heads * kTile; i += kThreads / kLanes) {
-      const int head = i % heads;
-      const int query = tile * kTile + i / heads;
-      float delta = 0.0F;
-      float lse = -kInfinity;
-      if (query < p.queries) {
-        const T* out = RowBase<const T>(p.out, at, first + head) + query * p.out.token;
-        const T* dout = RowBase<const T>(p.dout, at, first + head) + query * p.dout.token;
-        for (int d = lane * 8; d < p.dim; d += kLanes * 8) {
-          delta += Dot(*reinterpret_cast<const uint4*>(out + d),
-                       *reinterpret_cast<const uint4*>(dout + d), T{});
+    const int count = heads * kTile;
+    for (int start = thread / kLanes; start < count; start += kBatch * kStep) {
+      uint4 out[kBatch][kVectors] = {};
+      uint4 dout[kBatch][kVectors] = {};
+      float lse[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int item = start + i * kStep;
+        const int head = first + item % heads;
+        const int query = tile * kTile + item / heads;
+        lse[i] = kInfinity;
+        if (item >= count || query >= p.queries) continue;
+        const T* from = RowBase<const T>(p.out, at, head) + query * p.out.token;
+        const T* dfrom = RowBase<const T>(p.dout, at, head) + query * p.dout.token;
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) {
+          const int d = (v * kLanes + lane) * 8;
+          if (d >= p.dim) break;
+          out[i][v] = *reinterpret_cast<const uint4*>(from + d);
+          dout[i][v] = *reinterpret_cast<const uint4*>(dfrom + d);
         }
-        lse = p.lse[StatisticBase(p, at, first + head) + query] * -kLog2E;
+        lse[i] = p.lse[StatisticBase(p, at, head) + query];
       }
 #pragma unroll
-      for (int offset = 1; offset < kLanes; offset *= 2) {
-        delta += __shfl_xor_sync(0xFFFFFFFFU, delta, offset);
+      for (int i = 0; i < kBatch; ++i) {
+        const int item = start + i * kStep;
+        float delta = 0.0F;
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) delta += Dot(out[i][v], dout[i][v], T{});
+#pragma unroll
+        for (int offset = 1; offset < kLanes; offset *= 2) {
+          delta += __shfl_xor_sync(0xFFFFFFFFU, delta, offset);
+        }
+        if (lane != 0 || item >= count) continue;
+        const int local = item / heads;
+        float* const to = reinterpret_cast<float*>(&packed[item % heads][local / 2]) + local % 2;
+        to[0] = -kLog2E * lse[i];
+        to[2] = -delta;
       }
-      if (lane != 0) continue;
-      float* const to = reinterpret_cast<float*>(&packed[head][i / heads / 2]) + i / heads % 2;
-      to[0] = lse;
-      to[2] = -delta;
     }
     __syncthreads();
     float4* const to = statistics + ((row * p.heads + first) * query_tiles + tile) * (kTile / 2);
-    for (int i = thread; i < heads * kTile / 2; i += kThreads) {
+    for (int i = thread; i < count / 2; i += kThreads) {
       const int head = i / (kTile / 2);
       to[static_cast<std::int64_t>(head) * query_tiles * (kTile / 2) + i % (kTile / 2)] =
           packed[head][i % (kTile / 2)];
@@ -254,9 +275,13 @@ Fastest FastestDimension(const AttentionBias& bias) {
 
 template <typename T>
 void LaunchStatistics(const AttentionProblem& p, float* statistics, cudaStream_t stream) {
-  LaunchKernel("evo_attention statistics (cuda sm90a)", PackStatisticsKernel<T>,
-               p.batches * p.batch_rows * Tiles(p.queries), kThreads, 0, stream, p,
-               Tiles(p.queries), reinterpret_cast<float4*>(statistics));
+  const auto launch = [&](auto kernel) {
+    LaunchKernel("evo_attention statistics (cuda sm90a)", kernel,
+                 p.batches * p.batch_rows * Tiles(p.queries), kThreads, 0, stream, p,
+                 Tiles(p.queries), reinterpret_cast<float4*>(statistics));
+  };
+  if (p.dim <= 32) return launch(PackStatisticsKernel<T, 1>);
+  launch(PackStatisticsKernel<T, 2>);
 }
 
 }  // namespace
@@ -278,8 +303,8 @@ std::size_t PackedStatisticsBytes(const AttentionProblem& p) {
          static_cast<std::size_t>(Tiles(p.queries)) * 2 * kTile * sizeof(float);
 }
 
-void PackBias(const AttentionProblem& p, DType type, float unit, float* by_queries, float* by_keys,
-              cudaStream_t stream) {
+void PackBias(const AttentionProblem& p, DType type, float query_unit, float* by_queries,
+              float key_unit, float* by_keys, cudaStream_t stream) {
   if (p.bias.kind == TermKind::kNone || (by_queries == nullptr && by_keys == nullptr)) return;
   const int query_tiles = Tiles(p.queries);
   const int key_tiles = Tiles(p.keys);
@@ -287,7 +312,8 @@ void PackBias(const AttentionProblem& p, DType type, float unit, float* by_queri
                               (kTile / kBlockQueries) * key_tiles;
   auto launch = [&](auto kernel) {
     LaunchKernel("evo_attention bias packing (cuda sm90a)", kernel, blocks, kThreads, 0, stream, p,
-                 FastestDimension(p.bias), unit, query_tiles, key_tiles, by_queries, by_keys);
+                 FastestDimension(p.bias), query_unit, key_unit, query_tiles, key_tiles, by_queries,
+                 by_keys);
   };
   if (p.bias.kind == TermKind::kFloat32) return launch(PackBiasKernel<float>);
   if (type == DType::kBFloat16) return launch(PackBiasKernel<__nv_bfloat16>);

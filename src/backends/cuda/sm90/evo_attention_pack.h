@@ -1,8 +1,9 @@
 // Bias, mask and forward statistics in the order and units in which the Hopper EvoAttention kernels
 // read them.
 //
-// Bias and mask are multiplied by a unit: log2(e) for scores in units of log2. Finite terms stay
-// finite, so that a row of huge negative ones is still a softmax.
+// Bias and mask are multiplied by a unit, log2(e) for scores in units of log2; each order of the
+// bias has its own. Finite terms stay finite, so that a row of huge negative ones is still a
+// softmax.
 //
 // A packed tile of bias has 64 queries x 64 keys as a warpgroup holds a 64 x 64 accumulator: thread
 // t (warp w = t / 32, lane l = t % 32) finds its d[4 v + i] at ((tile * 8 + v) * 128 + t) * 4 + i,
@@ -37,8 +38,8 @@ std::size_t PackedMaskColumnsBytes(const AttentionProblem& problem);
 std::size_t PackedStatisticsBytes(const AttentionProblem& problem);
 
 // `type` is the type of Q. Either order may be null. Throws kDevice when a launch fails.
-void PackBias(const AttentionProblem& problem, DType type, float unit, float* by_queries,
-              float* by_keys, cudaStream_t stream);
+void PackBias(const AttentionProblem& problem, DType type, float query_unit, float* by_queries,
+              float key_unit, float* by_keys, cudaStream_t stream);
 PackedMask PackMask(const AttentionProblem& problem, DType type, float unit, float* terms,
                     cudaStream_t stream);
 PackedMaskColumns PackMaskColumns(const AttentionProblem& problem, DType type, void* tiles,

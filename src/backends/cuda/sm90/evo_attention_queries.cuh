@@ -295,6 +295,7 @@ class QueriesConsumer {
     if (p_.bias_by_queries != nullptr && tiles_ > 0) {
       BarrierWait(shared_ + Layout::BiasFull(consumer_), 0);
     }
+    LoadStart(0);
     const int rows = work_.last_row - work_.first_row;
     for (int row = 0; row < rows; ++row) {
       const std::uint32_t q =
@@ -333,24 +334,26 @@ class QueriesConsumer {
   using Layout = QueriesLayout<kDim>;
   static constexpr int kTileBytes = Layout::Tile::kBytes;
 
+  // What S of a tile starts from. It does not depend on the row.
+  __device__ __forceinline__ void LoadStart(int tile) {
+    if (p_.bias_by_queries == nullptr) return;
+    LoadBias(s_, shared_ + Layout::kBias + (consumer_ * Layout::kTiles + tile) * kBiasTileBytes);
+  }
+
   // S, dP and dS of one tile of keys together with dQ of the tile before it, which runs while the
   // exponentials of S are taken. Before the first tile dQ of nothing is computed, from dS = 0.
   __device__ __forceinline__ void Consume(const QueryStatistics& of, std::uint32_t q, int tile,
                                           float (&dbias)[kScores]) {
     const int slot = consumer_ * Layout::kKeyStages + keys_.stage;
     const std::uint32_t k = shared_ + Layout::kKeys + slot * Layout::kKeyStageBytes;
-    const bool has_bias = p_.bias_by_queries != nullptr;
-    float s[kScores];
+    float(&s)[kScores] = s_;
     float dp[kScores];
     BarrierWait(shared_ + Layout::KeysFull(consumer_, keys_.stage), keys_.FullParity());
-    if (has_bias) {
-      LoadBias(s, shared_ + Layout::kBias + (consumer_ * Layout::kTiles + tile) * kBiasTileBytes);
-    }
 #pragma unroll
     for (int i = 0; i < kScores; ++i) dp[i] = of.delta[i / 2 % 2];
     const std::uint32_t before = release_ == 0 ? k : before_;
     WgmmaFence();
-    MultiplyVectors<T, kDim>(s, q, k, has_bias);
+    MultiplyVectors<T, kDim>(s, q, k, p_.bias_by_queries != nullptr);
     WgmmaCommit();
     MultiplyVectors<T, kDim>(dp, q + kTileBytes, k + kTileBytes, true);
     MultiplyWeights<T, kDim>(dq_, gradients_, before, accumulate_);
@@ -371,9 +374,11 @@ class QueriesConsumer {
     accumulate_ = tile > 0;
     keys_.Advance();
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      dp[i] *= s[i];
-      if constexpr (kBiasGradient) dbias[i] += dp[i];
+    for (int i = 0; i < kScores; ++i) dp[i] *= s[i];
+    LoadStart(tile + 1 < tiles_ ? tile + 1 : 0);
+    if constexpr (kBiasGradient) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) dbias[i] += dp[i];
     }
     RoundWeights<T>(gradients_, dp);
   }
@@ -406,6 +411,7 @@ class QueriesConsumer {
   const int consumer_, first_, tiles_;
   RingPosition<Layout::kQueryStages> queries_;
   RingPosition<Layout::kKeyStages> keys_;
+  float s_[kScores];
   float dq_[kDim / 2] = {};
   std::uint32_t gradients_[kHopperTile / 16][4] = {};  // dS of the tile before
   std::uint32_t before_ = 0;                           // its K

@@ -56,13 +56,13 @@ template <typename T, int kDim>
 __device__ __forceinline__ void MultiplyVectors(float (&s)[kScores], std::uint32_t a,
                                                 std::uint32_t b, bool accumulate) {
   using Descriptor = typename VectorTile<kDim>::Descriptor;
-  const std::uint64_t left = Descriptor::At(a);
-  const std::uint64_t right = Descriptor::At(b);
+  const std::uint32_t left = Descriptor::Low(a);
+  const std::uint32_t right = Descriptor::Low(b);
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
-    Wgmma<T, kHopperTile>::template Run<Order::kKMajor>(s, left + k * Descriptor::kStepKMajor,
-                                                        right + k * Descriptor::kStepKMajor,
-                                                        accumulate || k > 0);
+    Wgmma<T, kHopperTile>::template Run<Order::kKMajor>(
+        s, Descriptor::FromLow(left + k * Descriptor::kStepKMajor),
+        Descriptor::FromLow(right + k * Descriptor::kStepKMajor), accumulate || k > 0);
   }
 }
 
@@ -72,11 +72,12 @@ __device__ __forceinline__ void MultiplyWeights(float (&c)[kDim / 2],
                                                 const std::uint32_t (&weights)[kHopperTile / 16][4],
                                                 std::uint32_t b, bool accumulate) {
   using Descriptor = typename VectorTile<kDim>::Descriptor;
-  const std::uint64_t right = Descriptor::At(b);
+  const std::uint32_t right = Descriptor::Low(b);
 #pragma unroll
   for (int k = 0; k < kHopperTile / 16; ++k) {
     Wgmma<T, kDim>::template Run<Order::kMnMajor>(
-        c, weights[k], right + k * Descriptor::kStepMnMajor, accumulate || k > 0);
+        c, weights[k], Descriptor::FromLow(right + k * Descriptor::kStepMnMajor),
+        accumulate || k > 0);
   }
 }
 
@@ -158,24 +159,64 @@ __device__ __forceinline__ const float* StatisticsTile(const HopperAttentionPara
          ((row * p.heads + head) * p.query_tiles + tile) * (kStatisticsTileBytes / 4);
 }
 
-// Stores a thread's accumulators times `factor`; `tokens` vectors of the tile are inside.
+// Lane j of a quad gives word i of its own and receives word j of lane i.
+__device__ __forceinline__ void TransposeQuad(std::uint32_t (&w)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const std::uint32_t got = __shfl_xor_sync(0xFFFFFFFFU, upper ? w[i] : w[i + step], step);
+      w[i] = upper ? got : w[i];
+      w[i + step] = upper ? w[i + step] : got;
+    }
+  }
+}
+
+// Stores a thread's part of kDim columns of one query, times `factor`; the quad's four lanes have
+// the same query. Vectors of 16 bytes where four column groups make a quad busy.
+template <typename T, int kDim>
+__device__ __forceinline__ void StoreQuery(T* to, const float (&out)[kDim / 2], int half,
+                                           float factor, int dim, bool inside) {
+  const int lane = static_cast<int>(threadIdx.x) % 4;
+  const auto word = [&](int column_group) {
+    const int at = 4 * column_group + 2 * half;
+    return Pack(out[at] * factor, out[at + 1] * factor, T{});
+  };
+#pragma unroll
+  for (int group = 0; group < kDim / 8; group += 4) {
+    if (group + 4 <= kDim / 8) {
+      std::uint32_t w[4] = {word(group), word(group + 1), word(group + 2), word(group + 3)};
+      TransposeQuad(w);
+      const int column = 8 * (group + lane);
+      if (inside && column < dim) {
+        *reinterpret_cast<uint4*>(to + column) = make_uint4(w[0], w[1], w[2], w[3]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kDim / 8 % 4; ++i) {
+        const int column = 8 * (group + i) + 2 * lane;
+        if (inside && column < dim)
+          *reinterpret_cast<std::uint32_t*>(to + column) = word(group + i);
+      }
+    }
+  }
+}
+
+// Stores accumulators times `factor`; `tokens` vectors of the tile are inside.
 template <typename T, int kDim>
 __device__ __forceinline__ void StoreVectors(const AttentionOperand& to, const GroupRow& at,
                                              int head, int token, int tokens, int dim,
                                              const float (&c)[kDim / 2], float factor) {
   const Fragment mine;
   T* const base = static_cast<T*>(to.data) + at.batch * to.batch + at.row * to.row +
-                  head * to.head + (static_cast<std::int64_t>(token) + mine.row) * to.token +
-                  mine.column;
+                  head * to.head + (static_cast<std::int64_t>(token) + mine.row) * to.token;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (mine.row + half * 8 >= tokens) break;
-#pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      if (j * 8 >= dim) break;
-      *reinterpret_cast<std::uint32_t*>(base + half * 8 * to.token + j * 8) =
-          Pack(c[4 * j + 2 * half] * factor, c[4 * j + 2 * half + 1] * factor, T{});
-    }
+    StoreQuery<T, kDim>(base + half * 8 * to.token, c, half, factor, dim,
+                        mine.row + half * 8 < tokens);
   }
 }
 
