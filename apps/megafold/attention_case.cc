@@ -1,6 +1,7 @@
 #include "apps/megafold/attention_case.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "megafold/core/error.h"
 
@@ -9,6 +10,7 @@ namespace {
 
 constexpr std::int64_t kCacheBytes = std::int64_t{64} << 20;
 constexpr std::int64_t kMostCopies = 8;
+constexpr double kTolerance = 0.05;  // of the norm; bfloat16 takes some hundredths
 
 std::int64_t Bytes(const std::vector<at::Tensor>& tensors) {
   std::int64_t bytes = 0;
@@ -54,7 +56,11 @@ AttentionCase::Copy AttentionCase::MakeCopy() {
   forward.mask = Keep("mask", at::rand({shape_.batch, shape_.rows, 1, 1, shape_.keys}, fp32) < 0.9);
   forward.bias = Keep("bias", at::randn(pairs, fp32).to(bias_));
   forward.scale = 0.25F;
-  forward.out = Keep("out", at::empty(tokens(shape_.queries), options_));
+  const auto output = [this](Pass pass, const char* name, const at::Tensor& tensor) {
+    if (copies_.empty()) Outputs(pass).push_back({name, tensor, {}});
+    return Keep(name, tensor);
+  };
+  forward.out = output(Pass::kForward, "out", at::empty(tokens(shape_.queries), options_));
   forward.lse =
       Keep("lse", at::empty({shape_.batch, shape_.rows, shape_.heads, shape_.queries}, fp32));
   ops::EvoAttentionBackwardArgs& backward = copy.backward;
@@ -67,10 +73,10 @@ AttentionCase::Copy AttentionCase::MakeCopy() {
   backward.out = forward.out;
   backward.lse = forward.lse;
   backward.dout = Keep("dout", random(tokens(shape_.queries)));
-  backward.dq = Keep("dq", at::empty(tokens(shape_.queries), options_));
-  backward.dk = Keep("dk", at::empty(tokens(shape_.keys), options_));
-  backward.dv = Keep("dv", at::empty(tokens(shape_.keys), options_));
-  backward.dbias = Keep("dbias", at::empty(pairs, fp32));
+  backward.dq = output(Pass::kBackward, "dq", at::empty(tokens(shape_.queries), options_));
+  backward.dk = output(Pass::kBackward, "dk", at::empty(tokens(shape_.keys), options_));
+  backward.dv = output(Pass::kBackward, "dv", at::empty(tokens(shape_.keys), options_));
+  backward.dbias = output(Pass::kBackward, "dbias", at::empty(pairs, fp32));
   return copy;
 }
 
@@ -85,11 +91,32 @@ tuning::SearchCase AttentionCase::Search(Pass pass) {
           .candidates = pass == Pass::kForward ? ops::Candidates(first.forward)
                                                : ops::Candidates(first.backward),
           .prepare = [this, pass] { Prepare(pass); },
-          .run = [this, pass](int repetition) { Run(pass, repetition); }};
+          .run = [this, pass](int repetition) { Run(pass, repetition); },
+          .check = [this, pass] { return Check(pass); }};
+}
+
+std::string AttentionCase::Check(Pass pass) {
+  for (Output& output : Outputs(pass)) {
+    const at::Tensor now = output.tensor.to(at::kFloat);
+    if (!output.right.defined()) {
+      if (!now.isfinite().all().item<bool>()) return StrCat(output.name, " is not finite");
+      output.right = now.clone();
+      continue;
+    }
+    const double error = (now - output.right).norm().item<double>();
+    const double size = output.right.norm().item<double>();
+    if (!(error <= kTolerance * size)) {
+      return StrCat(output.name, " differs from the default's by ", error, " of ", size);
+    }
+  }
+  return {};
 }
 
 void AttentionCase::Prepare(Pass pass) {
   const Copy& first = copies_.front();
+  for (Output& output : Outputs(pass)) {
+    output.tensor.fill_(std::numeric_limits<double>::quiet_NaN());
+  }
   call_.emplace(kept_.front());
   workspace_ =
       call_->Allocate(pass == Pass::kForward ? ops::EvoAttentionForwardWorkspace(first.forward)

@@ -4,7 +4,9 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "megafold/ops/evo_attention.h"
@@ -25,7 +27,8 @@ class AttentionCase {
   AttentionCase(const AttentionCase&) = delete;
   AttentionCase& operator=(const AttentionCase&) = delete;
 
-  // Valid as long as this object.
+  // Valid as long as this object. Outputs are filled with NaN before each candidate, and compared
+  // with the default's.
   tuning::SearchCase Search(Pass pass);
   Device device() const { return device_; }
 
@@ -34,10 +37,17 @@ class AttentionCase {
     ops::EvoAttentionForwardArgs forward;
     ops::EvoAttentionBackwardArgs backward;
   };
+  struct Output {
+    const char* name;
+    at::Tensor tensor;  // of the first copy
+    at::Tensor right;   // what the default wrote, once it has run
+  };
   TensorView Keep(const char* name, const at::Tensor& tensor);
   Copy MakeCopy();
   void Prepare(Pass pass);
   void Run(Pass pass, int repetition);
+  std::string Check(Pass pass);
+  std::vector<Output>& Outputs(Pass pass) { return outputs_[pass == Pass::kForward ? 0 : 1]; }
 
   model::AttentionShape shape_;
   at::TensorOptions options_;
@@ -45,6 +55,7 @@ class AttentionCase {
   Device device_;
   std::vector<at::Tensor> kept_;
   std::vector<Copy> copies_;
+  std::array<std::vector<Output>, 2> outputs_;
   std::optional<torch_ops::CallScope> call_;
   Workspace workspace_;
 };

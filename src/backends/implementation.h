@@ -32,7 +32,7 @@ struct Implementation {
   DeviceType device;
   Kernel<ForwardArgs> forward;
   Kernel<BackwardArgs> backward;
-  // A configuration of another implementation under a name of its own, such as "cuda sm90a rows2": taken only where a
+  // A configuration of another implementation under a name of its own, such as "cuda sm80 window": taken only where a
   // tuned choice (megafold/ops/tuning.h) names it, and measured by `megafold tune`.
   bool variant = false;
 };

@@ -28,6 +28,10 @@ double TimeOf(Device device, const SearchCase& problem, const std::string& candi
     Fail(ErrorCode::kInternal, refused);
   }
   problem.prepare();
+  problem.run(0);
+  if (const std::string wrong = problem.check(); !wrong.empty()) {
+    Fail(ErrorCode::kInternal, wrong);
+  }
   const double time = timer(problem.run);
   if (!(time > 0) || !std::isfinite(time)) Fail(ErrorCode::kDevice, "it took ", time, " ms");
   return time;

@@ -17,6 +17,9 @@ struct SearchCase {
   ops::TuningCandidates candidates;  // of the call that `run` makes
   std::function<void()> prepare;     // once the choice is set: asks for the workspace
   std::function<void(int)> run;      // the call; the number chooses among copies of the operands
+  // After prepare and run(0), for each candidate: why its results cannot be right, or nothing. The default comes first,
+  // so that the others can be compared with it.
+  std::function<std::string()> check;
 };
 
 // Milliseconds of `run`, one call at a time, after a warm-up.
@@ -29,8 +32,8 @@ Timer MedianTimer(std::function<double(const std::function<void()>&)> elapsed, d
 // A candidate must be this much faster than the default to replace it: less is noise.
 inline constexpr double kWorthChanging = 0.97;
 
-// Times every candidate with `timer`, through the operator itself with the choice set. A candidate that throws is
-// recorded as failed; the choice is the default where none is faster by more than noise. Throws kDevice or kUnsupported
+// Times every candidate with `timer`, through the operator itself with the choice set. A candidate that throws
+// or whose results are wrong is recorded as failed; the choice is the default where none is faster by more than noise. Throws kDevice or kUnsupported
 // with the reasons when no candidate ran. The device's choices are afterwards those from before.
 TableEntry Search(Device device, const SearchCase& problem, const Timer& timer);
 

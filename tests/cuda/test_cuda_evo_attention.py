@@ -12,6 +12,7 @@ from attention_cases import Case, make_problem, plain_result, random_case, viola
 from attention_run import run, stray_writes  # noqa: E402
 
 IMPLEMENTATIONS = ("cuda sm80",)
+VARIANTS = ("cuda sm80 shared", "cuda sm80 single", "cuda sm80 window")  # taken only where a tuned choice names them
 
 
 def check(shim, name: str, case: Case) -> None:
@@ -30,6 +31,14 @@ def check(shim, name: str, case: Case) -> None:
 @pytest.mark.parametrize("seed", range(520))
 def test_random_case(shim, name: str, seed: int) -> None:
     check(shim, name, random_case(seed))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("seed", range(30_000, 30_040))
+def test_random_case_of_a_variant(shim, name: str, seed: int) -> None:
+    case = random_case(seed)
+    half = torch.bfloat16 if case.dtype == torch.float32 else case.dtype  # float32 and long vectors have one tiling
+    check(shim, name, dataclasses.replace(case, dtype=half, dim=min(case.dim, 64)))
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)

@@ -18,7 +18,8 @@ class SearchTest : public ::testing::Test {
     return {.measured = "small",
             .candidates = attention_.candidates(),
             .prepare = [this] { ++prepared_; },
-            .run = [this](int) { attention_.Run(); }};
+            .run = [this](int) { attention_.Run(); },
+            .check = [] { return std::string(); }};
   }
   // A clock that finds the reference to take `reference` and the vectorised kernel 1.
   Timer Clock(double reference) {
@@ -76,6 +77,17 @@ TEST_F(SearchTest, ACandidateThatFailsIsRecordedAndNeverChosen) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("it took 0 ms"), std::string::npos) << error.what();
   }
+}
+
+TEST_F(SearchTest, ACandidateWithWrongResultsIsNotTimed) {
+  SearchCase problem = Case();
+  problem.check = [this] {
+    return attention_.UsesReference() ? std::string("dq is off") : std::string();
+  };
+  const TableEntry entry = Search(kCpu, problem, Clock(0.5));
+  EXPECT_EQ(entry.implementation, "cpu simd");
+  EXPECT_EQ(entry.times_ms.count("cpu ref"), 0U);
+  EXPECT_EQ(entry.failed, (std::map<std::string, std::string>{{"cpu ref", "dq is off"}}));
 }
 
 TEST_F(SearchTest, AProblemThatNobodyTakesIsAnError) {

@@ -1,8 +1,8 @@
 #include <cuda_runtime.h>
 
-#include <array>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/device/guard.h"
@@ -12,11 +12,15 @@
 namespace megafold::cuda {
 
 std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
+  static const std::vector<EvoAttentionImplementation> implementations = [] {
+    std::vector<EvoAttentionImplementation> list;
 #ifdef MEGAFOLD_CUDA_SM90A
-  static const std::array implementations = {kHopperEvoAttention, kPortableEvoAttention};
-#else
-  static const std::array implementations = {kPortableEvoAttention};
+    list.push_back(kHopperEvoAttention);
 #endif
+    const auto portable = PortableEvoAttention();
+    list.insert(list.end(), portable.begin(), portable.end());
+    return list;
+  }();
   return implementations;
 }
 

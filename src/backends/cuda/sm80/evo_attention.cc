@@ -6,6 +6,7 @@
 
 #include "backends/cuda/attention/make_problem.h"
 #include "backends/cuda/device/guard.h"
+#include "backends/cuda/sm80/evo_attention_tiling.h"
 #include "megafold/core/error.h"
 
 namespace megafold::cuda {
@@ -93,10 +94,12 @@ const Instance& RequireInstance(const TensorView& q) {
   return *instance;
 }
 
+template <AttentionShape kShape>
 void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
-  RequireInstance(args.q).forward(AttentionParams{MakeAttentionProblem(args)},
-                                  static_cast<cudaStream_t>(stream.handle));
+  AttentionParams p{MakeAttentionProblem(args)};
+  p.shape = kShape;
+  RequireInstance(args.q).forward(p, static_cast<cudaStream_t>(stream.handle));
 }
 
 std::size_t BackwardWorkspace(const ops::EvoAttentionBackwardArgs& args) {
@@ -108,11 +111,13 @@ std::size_t BackwardWorkspace(const ops::EvoAttentionBackwardArgs& args) {
   return bytes;
 }
 
+template <AttentionShape kShape>
 void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
   const Instance& instance = RequireInstance(args.q);
   auto* const queue = static_cast<cudaStream_t>(stream.handle);
   AttentionParams p{MakeAttentionProblem(args)};
+  p.shape = kShape;
   p.delta = static_cast<float*>(workspace.data);
   AttentionDelta(p, args.q.dtype, queue);
   if (args.dk.defined() || args.dv.defined()) instance.keys(p, queue);
@@ -146,10 +151,41 @@ Support SupportsAttention(const TensorView& q, const TensorView& k, const Tensor
   return Support::Yes();
 }
 
-const EvoAttentionImplementation kPortableEvoAttention = {
-    "cuda sm80",
-    DeviceType::kCuda,
-    {SupportsForward, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
-    {SupportsBackward, BackwardWorkspace, Backward}};
+namespace {
+
+// A tiling that a tuned choice may name. Wide elements and vectors are built in one alone.
+template <typename Args>
+Support SupportsVariant(const Args& args) {
+  const Support support = SupportsAttention(args.q, args.k, args.bias);
+  if (!support) return support;
+  const int dim = RequireInstance(args.q).dim;
+  if (!IsWide(static_cast<int>(SizeOf(args.q.dtype)), dim)) return Support::Yes();
+  return Support::No("there is one tiling for these types and dimensions");
+}
+
+template <AttentionShape kShape>
+constexpr EvoAttentionImplementation Variant(const char* name) {
+  return {name,
+          DeviceType::kCuda,
+          {SupportsVariant<ops::EvoAttentionForwardArgs>, NoWorkspace<ops::EvoAttentionForwardArgs>,
+           Forward<kShape>},
+          {SupportsVariant<ops::EvoAttentionBackwardArgs>, BackwardWorkspace, Backward<kShape>},
+          /*variant=*/true};
+}
+
+}  // namespace
+
+std::span<const EvoAttentionImplementation> PortableEvoAttention() {
+  static const EvoAttentionImplementation implementations[] = {
+      {"cuda sm80",
+       DeviceType::kCuda,
+       {SupportsForward, NoWorkspace<ops::EvoAttentionForwardArgs>,
+        Forward<AttentionShape::kByHeuristic>},
+       {SupportsBackward, BackwardWorkspace, Backward<AttentionShape::kByHeuristic>}},
+      Variant<AttentionShape::kShared>("cuda sm80 shared"),
+      Variant<AttentionShape::kSingle>("cuda sm80 single"),
+      Variant<AttentionShape::kWindow>("cuda sm80 window")};
+  return implementations;
+}
 
 }  // namespace megafold::cuda

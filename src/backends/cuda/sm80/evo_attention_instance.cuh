@@ -35,7 +35,7 @@ void WithShape(AttentionShape shape, const Run& run) {
 template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::Forward(const AttentionParams& p, cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
-  WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries), [&](auto shape) {
+  WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries, false), [&](auto shape) {
     LaunchForward<T, kDim, ForwardTiling(decltype(shape)::value, sizeof(T), kDim)>(p, stream);
   });
 }
@@ -44,7 +44,7 @@ template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::BackwardKeys(const AttentionParams& p, cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
   // Few queries to walk over want short tiles of them.
-  const AttentionShape shape = p.queries <= 32 ? AttentionShape::kWindow : ChooseShape(p, p.keys);
+  const AttentionShape shape = ChooseShape(p, p.keys, p.queries <= 32);
   WithShape<sizeof(T), kDim>(shape, [&](auto constant) {
     LaunchBackwardKeys<T, kDim, KeysTiling(decltype(constant)::value, sizeof(T), kDim)>(p, stream);
   });
@@ -54,7 +54,7 @@ template <DType kType, int kDim>
 void PortableAttention<kType, kDim>::BackwardQueries(const AttentionParams& p,
                                                      cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
-  WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries), [&](auto shape) {
+  WithShape<sizeof(T), kDim>(ChooseShape(p, p.queries, false), [&](auto shape) {
     LaunchBackwardQueries<T, kDim, QueriesTiling(decltype(shape)::value, sizeof(T), kDim)>(p,
                                                                                            stream);
   });

@@ -10,10 +10,19 @@
 
 namespace megafold::cuda {
 
+// The kinds of tilings that kernels are built in (evo_attention_tiling.h).
+enum class AttentionShape {
+  kByHeuristic,
+  kShared,  // many queries, several rows share each bias tile
+  kSingle,  // one row to a block
+  kWindow,  // few queries, one warp to a row
+};
+
 struct AttentionParams : AttentionProblem {
-  float* delta = nullptr;       // [B, S, H, Nq], sum over D of dO * O
-  float* dbias = nullptr;       // [chunks, groups, H, Nq, Nk]
-  std::int64_t row_chunks = 1;  // dBias: parts that a group's rows are summed in
+  float* delta = nullptr;               // [B, S, H, Nq], sum over D of dO * O
+  float* dbias = nullptr;               // [chunks, groups, H, Nq, Nk]
+  std::int64_t row_chunks = 1;          // dBias: parts that a group's rows are summed in
+  AttentionShape shape = AttentionShape::kByHeuristic;
 };
 
 // The kernels of one storage type and one padded head dimension. Each queues on `stream` and throws

@@ -43,12 +43,6 @@ template <BiasGradientTiling kT>
 using BiasGradientTilingOf = BiasGradientTilingType<kT.m_tiles, kT.m_warps, kT.n_tiles, kT.n_warps,
                                                     kT.stages, kT.min_blocks>;
 
-enum class AttentionShape {
-  kShared,  // many queries, several rows share each bias tile
-  kSingle,  // one row to a block
-  kWindow,  // few queries, one warp to a row
-};
-
 // Small tiles where an element or a vector is long, so that accumulators fit in registers and two
 // stages fit in the 99 KiB that every supported device has.
 constexpr bool IsWide(int element_bytes, int dim) { return element_bytes == 4 || dim > 64; }
@@ -59,6 +53,8 @@ constexpr AttentionTiling ForwardTiling(AttentionShape shape, int element_bytes,
         .m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 32, .min_blocks = 1};
   }
   switch (shape) {
+    case AttentionShape::kByHeuristic:  // ChooseShape has chosen
+      break;
     case AttentionShape::kShared:
       return dim <= 32 ? AttentionTiling{2, 4, 3, 64, 32, 1} : AttentionTiling{1, 4, 2, 64, 32, 2};
     case AttentionShape::kSingle:
@@ -76,6 +72,8 @@ constexpr AttentionTiling KeysTiling(AttentionShape shape, int element_bytes, in
         .m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
   }
   switch (shape) {
+    case AttentionShape::kByHeuristic:  // ChooseShape has chosen
+      break;
     case AttentionShape::kShared:
       return dim <= 32 ? AttentionTiling{2, 4, 1, 64, 32, 2} : AttentionTiling{1, 4, 1, 64, 32, 2};
     case AttentionShape::kSingle:
@@ -93,6 +91,8 @@ constexpr AttentionTiling QueriesTiling(AttentionShape shape, int element_bytes,
         .m_tiles = 1, .m_warps = 4, .row_warps = 1, .n_block = 32, .n_step = 16, .min_blocks = 1};
   }
   switch (shape) {
+    case AttentionShape::kByHeuristic:  // ChooseShape has chosen
+      break;
     case AttentionShape::kShared:
       return dim <= 32 ? AttentionTiling{1, 4, 2, 64, 32, 2}
                        : AttentionTiling{1, 4, 1, 64, 32, dim <= 48 ? 3 : 2};
@@ -111,9 +111,11 @@ constexpr BiasGradientTiling BiasTiling(AttentionShape shape, int element_bytes,
                                           : BiasGradientTiling{1, 4, 4, 2, 2, 2};
 }
 
-// `queries` is the length of the side that a block keeps.
-inline AttentionShape ChooseShape(const AttentionParams& params, int queries) {
-  if (queries <= 32) return AttentionShape::kWindow;
+// What a tuned choice says, else by heuristic. `length` is that of the side that a block keeps;
+// `window` says that the problem is one of few queries.
+inline AttentionShape ChooseShape(const AttentionParams& params, int length, bool window) {
+  if (params.shape != AttentionShape::kByHeuristic) return params.shape;
+  if (window || length <= 32) return AttentionShape::kWindow;
   if (params.rows >= 4 && params.bias.kind != TermKind::kNone) return AttentionShape::kShared;
   return AttentionShape::kSingle;
 }
