@@ -31,6 +31,7 @@ struct Options {
   std::string device = "auto";
   std::string dtype;
   std::string output;
+  std::vector<int> tokens;
   double seconds = 0.1;
   int atoms_per_token = 9;
   int templates = 4;
@@ -56,16 +57,22 @@ RunConfig ReadConfig(const std::string& file, const Options& options) {
   for (const std::string& assignment : options.assignments) {
     config::OverrideIn(config, assignment);
   }
-  Require(config.data.crop_tokens > 0, file,
-          ": data.crop_tokens is 0, so no size is known; give one with --set data.crop_tokens=384");
   return config;
 }
 
-std::vector<Job> JobsOf(const RunConfig& config, const Options& options) {
+// The token numbers to measure at: those asked for, else the crop.
+std::vector<int> TokensOf(const RunConfig& config, const std::string& file,
+                          const Options& options) {
+  if (!options.tokens.empty()) return options.tokens;
+  Require(config.data.crop_tokens > 0, file,
+          ": data.crop_tokens is 0, so no size is known; give one with --tokens 384");
+  return {config.data.crop_tokens};
+}
+
+std::vector<Job> JobsOf(const RunConfig& config, std::int64_t tokens, const Options& options) {
   const bool half = config.train.precision == train::Precision::kBf16;
   const at::ScalarType type =
       options.dtype.empty() ? (half ? at::kBFloat16 : at::kFloat) : TypeOf(options.dtype);
-  const std::int64_t tokens = config.data.crop_tokens;
   std::vector<Job> jobs;
   for (const model::AttentionShape& shape :
        model::AttentionShapes(config.model, {.batch = config.train.batch_size,
@@ -133,6 +140,8 @@ std::string CommandOf(const Options& options) {
   std::string command = "megafold tune";
   for (const std::string& config : options.configs) command += " --config " + config;
   for (const std::string& assignment : options.assignments) command += " --set " + assignment;
+  if (!options.tokens.empty()) command += " --tokens";
+  for (const int tokens : options.tokens) command += StrCat(" ", tokens);
   command += " --device " + options.device;
   if (!options.dtype.empty()) command += " --dtype " + options.dtype;
   return StrCat(command, " --seconds ", options.seconds, " --atoms-per-token ",
@@ -196,7 +205,9 @@ int Tune(const Options& options) {
   for (const std::string& file : options.configs) {
     const RunConfig config = ReadConfig(file, options);
     if (device.is_cpu()) train::SetThreads(config.train.threads);
-    for (const Job& job : JobsOf(config, options)) jobs.push_back(job);
+    for (const int tokens : TokensOf(config, file, options)) {
+      for (const Job& job : JobsOf(config, tokens, options)) jobs.push_back(job);
+    }
   }
   const ops::DeviceDescription described = ops::DescribeDevice(torch_ops::ToDevice("tune", device));
   tuning::Table table{.device = described.name,
@@ -234,6 +245,10 @@ void AddTune(CLI::App& app, int* status) {
       ->required();
   command->add_option("--set", options->assignments,
                       "override a key of the files: a.b.c=value; may be given several times");
+  command
+      ->add_option("--tokens", options->tokens,
+                   "crop sizes to measure at (default: data.crop_tokens)")
+      ->check(CLI::Range(1, 16384));
   command->add_option("--device", options->device, "auto (a GPU), cuda, cuda:N or cpu");
   command->add_option("--dtype", options->dtype,
                       "bfloat16, float16 or float32 (default: what train.precision says)");
@@ -248,7 +263,7 @@ void AddTune(CLI::App& app, int* status) {
   command->add_option("--output", options->output, "the table (default: tuning/<device>.json)");
   command->footer(
       "Examples:\n  megafold tune --config configs/af3.yaml\n"
-      "  megafold tune --config configs/af3.yaml --set data.crop_tokens=768 --output my.json\n"
+      "  megafold tune --config configs/af3.yaml --tokens 256 384 512 768 --output my.json\n"
       "  megafold tune --config configs/tiny.yaml --device cpu --seconds 0.02 --output cpu.json\n"
       "A table in the environment variable MEGAFOLD_TUNING (a file, a folder of tables, or off) "
       "rules\n"

@@ -125,12 +125,15 @@ def tune(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_tune_writes_a_table_that_doctor_and_the_operators_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "new folder/cpu.json"
-    result = tune("--device", "cpu", "--output", table)
+    result = tune("--device", "cpu", "--tokens", "16", "20", "21", "--output", table)
     assert result.returncode == 0, result.stderr
     assert f"table: {table}" in result.stdout and "problems run on something else than the default" in result.stdout
     written = json.loads(table.read_text())
     assert [path.name for path in table.parent.iterdir()] == ["cpu.json"]
-    assert written["commit"] and "--set data.crop_tokens=16" in written["command"] and len(written["entries"]) >= 10
+    assert written["commit"] and "--tokens 16 20 21" in written["command"] and len(written["entries"]) >= 16
+    problems = [entry["problem"] for entry in written["entries"]]
+    assert len(set(problems)) == len(problems), "20 and 21 tokens are of one class"
+    assert any("queries=16 keys=16" in p for p in problems) and any("queries=24 keys=24" in p for p in problems)
     for entry in written["entries"]:
         assert set(entry["times_ms"]) == {"cpu simd", "cpu ref"} and entry["default"] == "cpu simd" and not entry["failed"]
         assert entry["problem"].split()[:2] in (["evo_attention", "forward"], ["evo_attention", "backward"])
