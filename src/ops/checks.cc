@@ -12,16 +12,14 @@ bool IsFloating(DType dtype) { return dtype != DType::kBool; }
 Checks::Checks(const char* op, const char* name, const TensorView& lead, int rank)
     : op_(op), device_(lead.device), storage_(lead.dtype) {
   That(lead.defined(), name, " is missing; it must have ", rank, " dimensions");
-  That(lead.rank == rank, name, " has shape ", ShapeString(lead), ", expected ", rank,
-       " dimensions");
+  That(lead.rank == rank, name, " has shape ", lead, ", expected ", rank, " dimensions");
   That(IsFloating(lead.dtype), name, " is ", Name(lead.dtype), ", expected a floating type");
 }
 
 void Checks::Placed(const char* name, const TensorView& view,
                     std::span<const std::int64_t> sizes) const {
-  That(view.defined(), name, " is missing; expected shape ", ShapeString(sizes));
-  That(std::ranges::equal(view.shape(), sizes), name, " has shape ", ShapeString(view),
-       ", expected ", ShapeString(sizes));
+  That(view.defined(), name, " is missing; expected shape ", sizes);
+  That(std::ranges::equal(view.shape(), sizes), name, " has shape ", view, ", expected ", sizes);
   That(view.device == device_, name, " is on device '", megafold::Name(view.device.type), ":",
        view.device.index, "', expected '", megafold::Name(device_.type), ":", device_.index, "'");
   That(view.data != nullptr || view.numel() == 0, name, " has no data");

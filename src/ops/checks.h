@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <string>
 
 #include "megafold/core/device.h"
 #include "megafold/core/dtype.h"
@@ -38,10 +39,12 @@ class Checks {
   void OptionalGradient(const char* name, const TensorView& view, const char* of_name,
                         const TensorView& of) const;
 
-  // Throws "<op>: <text>" unless `condition` holds.
+  // Throws "<op>: <text>" unless `condition` holds. A view or a span of sizes among the text stands
+  // for its shape, which is put into words only then: these checks run on every call.
   template <typename... Args>
   void That(bool condition, const Args&... text) const {
-    Require(condition, op_, ": ", text...);
+    if (!condition) [[unlikely]]
+      Fail(ErrorCode::kInvalidArgument, op_, ": ", Words(text)...);
   }
 
   const Device& device() const { return device_; }
@@ -51,6 +54,13 @@ class Checks {
   }
 
  private:
+  static std::string Words(const TensorView& view) { return ShapeString(view); }
+  static std::string Words(std::span<const std::int64_t> sizes) { return ShapeString(sizes); }
+  template <typename T>
+  static const T& Words(const T& text) {
+    return text;
+  }
+
   void Placed(const char* name, const TensorView& view, std::span<const std::int64_t> sizes) const;
   void LastStrideOne(const char* name, const TensorView& view) const;
   void Type(const char* name, const TensorView& view, DType dtype) const;

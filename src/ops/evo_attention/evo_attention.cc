@@ -21,9 +21,9 @@ Checks CheckInputs(const Args& args) {
   Checks checks(kOp, "q", q, 5);
   const std::int64_t batch = q.size(0), rows = q.size(1), queries = q.size(2), heads = q.size(3),
                      dim = q.size(4);
-  checks.That(dim > 0, "q has shape ", ShapeString(q), ", expected a head dimension of at least 1");
-  checks.That(args.k.rank == 5, "k has shape ", ShapeString(args.k), ", expected [", batch, ", ",
-              rows, ", keys, ", heads, ", ", dim, "]");
+  checks.That(dim > 0, "q has shape ", q, ", expected a head dimension of at least 1");
+  checks.That(args.k.rank == 5, "k has shape ", args.k, ", expected [", batch, ", ", rows,
+              ", keys, ", heads, ", ", dim, "]");
   const std::int64_t keys = args.k.size(2);
   checks.Operand("q", q, {batch, rows, queries, heads, dim});
   checks.Operand("k", args.k, {batch, rows, keys, heads, dim});

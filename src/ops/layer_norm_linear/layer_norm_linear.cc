@@ -19,9 +19,9 @@ Checks CheckInputs(const Args& args) {
   Checks checks(kOp, "x", args.x, 2);
   const std::int64_t rows = args.x.size(0);
   const std::int64_t features = args.x.size(1);
-  checks.That(features > 0, "x has shape ", ShapeString(args.x), ", expected at least one feature");
-  checks.That(args.weight.rank == 2, "weight has shape ", ShapeString(args.weight),
-              ", expected [C, ", features, "]");
+  checks.That(features > 0, "x has shape ", args.x, ", expected at least one feature");
+  checks.That(args.weight.rank == 2, "weight has shape ", args.weight, ", expected [C, ", features,
+              "]");
   checks.Operand("x", args.x, {rows, features});
   checks.Operand("weight", args.weight, {args.weight.size(0), features});
   checks.OptionalParameter("gamma", args.gamma, {features});

@@ -15,9 +15,8 @@ Checks CheckInputs(const Args& args) {
   Checks checks(kOp, "x", args.x, 2);
   const std::int64_t rows = args.x.size(0);
   const std::int64_t features = args.x.size(1);
-  checks.That(features > 0, "x has shape ", ShapeString(args.x), ", expected at least one feature");
-  checks.That(args.g1.rank == 2, "g1 has shape ", ShapeString(args.g1), ", expected [hidden, ",
-              features, "]");
+  checks.That(features > 0, "x has shape ", args.x, ", expected at least one feature");
+  checks.That(args.g1.rank == 2, "g1 has shape ", args.g1, ", expected [hidden, ", features, "]");
   const std::int64_t hidden = args.g1.size(0);
   checks.Operand("x", args.x, {rows, features});
   checks.Operand("g1", args.g1, {hidden, features});

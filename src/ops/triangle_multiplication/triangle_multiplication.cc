@@ -31,13 +31,13 @@ Checks CheckInputs(const Args& args) {
   const std::int64_t batch = x.size(0);
   const std::int64_t length = x.size(1);
   const std::int64_t channels = x.size(3);
-  checks.That(x.size(2) == length, "x has shape ", ShapeString(x),
+  checks.That(x.size(2) == length, "x has shape ", x,
               ", expected [B, N, N, C] with both middle dimensions equal");
-  checks.That(channels > 0, "x has shape ", ShapeString(x), ", expected at least one channel");
-  checks.That(args.params.wap.rank == 2, "wap has shape ", ShapeString(args.params.wap),
-              ", expected [hidden, ", channels, "]");
+  checks.That(channels > 0, "x has shape ", x, ", expected at least one channel");
+  checks.That(args.params.wap.rank == 2, "wap has shape ", args.params.wap, ", expected [hidden, ",
+              channels, "]");
   const std::int64_t hidden = args.params.wap.size(0);
-  checks.That(hidden > 0, "wap has shape ", ShapeString(args.params.wap),
+  checks.That(hidden > 0, "wap has shape ", args.params.wap,
               ", expected at least one hidden channel");
   checks.Operand("x", x, {batch, length, length, channels});
   checks.OptionalMask("mask", args.mask, {batch, length, length});
