@@ -61,6 +61,26 @@ def random_case(seed: int, small: bool = False) -> Case:
                 r.choice((0.0, 0.0, 0.0, 0.3, 1.0)))
 
 
+def hopper_case(seed: int) -> Case:
+    """A case that the Hopper path takes: 16-bit types, D up to 64, operands on 16 bytes, more than one row to a bias."""
+    r = random.Random(seed)
+    queries = r.choice((r.randint(33, 300), r.choice((33, 64, 65, 128, 191, 193, 256, 389))))
+    keys = queries if r.random() < 0.6 else r.choice((r.randint(65, 300), 65, 128, 129, 448))
+    queries, keys = queries, max(keys, 65)
+    bias = r.choice(("none", "float", "float", "storage"))
+    shared = bias == "none" or r.random() < 0.4
+    batch = r.choice((1, 1, 2, 3))
+    rows = r.choice((2, 3, 4, r.randint(5, 40)))
+    if shared and batch > 1 and r.random() < 0.5:
+        rows = 1
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, rows, queries, keys,
+                r.choice((1, 2, 3, 4, 5)), r.choice((8, 16, 24, 32, 32, 32, 40, 48, 56, 64)),
+                r.choice(("none", "bool", "bool", "float", "storage")), bias, shared,
+                r.choice(("plain", "packed", "transposed")),
+                r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))]),
+                r.choice((0.0, 0.0, 0.0, 0.3, 1.0, -0.2)))
+
+
 def allocate(case: Case, tokens: int, poison: bool, generator: torch.Generator, device) -> torch.Tensor:
     """A [B, S, tokens, H, D] tensor in the case's layout; what it leaves of its storage stays NaN when poisoned."""
     b, s, h, d = case.batch, case.rows, case.heads, case.dim

@@ -7,8 +7,11 @@ import torch
 from attention_cases import Case, Problem, allocate
 
 
-def run(shim, name: str, case: Case, problem: Problem) -> dict[str, torch.Tensor]:
-    """Forward and the case's gradients, every output allocated in the case's layout and poisoned with NaN."""
+def run(shim, name: str, case: Case, problem: Problem, forward: str | None = None) -> dict[str, torch.Tensor]:
+    """Forward and the case's gradients, every output allocated in the case's layout and poisoned with NaN.
+
+    `forward` names the implementation of the forward where it is not `name`.
+    """
     p = problem
     device = p.q.device
 
@@ -17,7 +20,7 @@ def run(shim, name: str, case: Case, problem: Problem) -> dict[str, torch.Tensor
 
     out = output(p.q)
     lse = torch.full((case.batch, case.rows, case.heads, case.queries), float("nan"), device=device)
-    shim.forward(name, p.q, p.k, p.v, p.mask, p.bias, out, lse, p.scale)
+    shim.forward(forward or name, p.q, p.k, p.v, p.mask, p.bias, out, lse, p.scale)
     wants = case.gradients
     dq, dk, dv = (output(x) if want else None for x, want in zip((p.q, p.k, p.v), wants))
     dbias = None
