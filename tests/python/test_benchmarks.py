@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,46 @@ def test_a_wrong_variant_is_not_timed_and_a_broken_one_is_told_of(monkeypatch: p
     assert found["eager"]["forward_ms"] > 0
     late = evo_attention.run_problem(problem, ["eager"], -math.inf, options())["variants"]
     assert "--budget" in late["eager"]["skipped"]
+
+
+def peer_triangle_attention(q: Any, k: Any, v: Any, bias: Any, mask: Any = None) -> Any:
+    """What cuequivariance documents: q [B, N, H, Q, D], bias [B, 1, H, Q, K], mask [B, N, 1, 1, K], true = attend."""
+    batch, rows, heads, queries, width = q.shape
+    keys = k.shape[3]
+    assert bias.shape == (batch, 1, heads, queries, keys) and mask.shape == (batch, rows, 1, 1, keys)
+    scores = q @ k.mT * width**-0.5 + bias
+    return scores.masked_fill(~mask, -1e9).softmax(-1) @ v
+
+
+def peer_trifast(q: Any, k: Any, v: Any, bias: Any, mask: Any) -> Any:
+    """What trifast documents: q [B, H, N, N, D] (rows, then positions), bias [B, H, N, N], mask [B, N, N], true = hidden."""
+    assert bias.shape == q.shape[:1] + q.shape[1:2] + q.shape[2:4] and mask.shape == (q.shape[0], *q.shape[2:4])
+    scores = torch.einsum("bhijd,bhikd->bhijk", q, k) * q.shape[-1] ** -0.5 + bias[:, :, None]
+    return scores.masked_fill(mask[:, None, :, None], -1e9).softmax(-1) @ v
+
+
+def test_peers_are_given_what_their_interfaces_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins that compute what the peers document, on the CPU: layouts, masks and biases arrive as they should."""
+    for name, function in (("cuequivariance_torch", peer_triangle_attention), ("trifast", peer_trifast)):
+        module = types.ModuleType(name)
+        module.triangle_attention = function
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "cuequivariance_ops_torch", types.ModuleType("cuequivariance_ops_torch"))
+    monkeypatch.setattr(importlib.import_module("variants"), "_needs_gpu", lambda x, name: None)
+    P = problems.Problem
+    for problem, names in (
+        (P("triangle", 2, 9, 9, 9, 2, 8), {"cuequivariance", "trifast"}),
+        (P("ending", 1, 9, 9, 9, 2, 8, ending=True), {"cuequivariance", "trifast"}),
+        (P("shared", 3, 1, 7, 11, 2, 8, bias="shared"), {"cuequivariance"}),
+        (P("windows", 3, 2, 4, 11, 2, 8), {"cuequivariance"}),
+        (P("shared rows", 3, 2, 4, 11, 2, 8, bias="shared"), set()),
+        (P("column", 1, 9, 9, 9, 2, 8, bias="none"), set()),
+    ):
+        found = evo_attention.run_problem(problem, ["cuequivariance", "trifast"], math.inf, options())["variants"]
+        assert {name for name, result in found.items() if "forward_ms" in result} == names, (problem, found)
+        for name in names:
+            assert max(found[name]["relative_error"].values()) < 1e-5, (problem, name)
+        assert all("skipped" in found[name] for name in found.keys() - names)
 
 
 def test_the_tests_cases_are_problems() -> None:
