@@ -44,13 +44,15 @@ PredictionFiles PredictEntry(const RunConfig& config, train::Trainer& trainer,
   const train::TensorDict features = WholeEntry(config);
   const at::Tensor truth = features.at("atom_positions").to(at::kFloat);
   const at::Tensor resolved = features.at("atom_resolved").to(at::kFloat);
-  PredictionFiles files{folder, {}};
+  PredictionFiles files;
+  files.folder = folder;
   Aligned nearest;
   for (int k = 0; k < config.prediction.samples; ++k) {
     const at::Tensor sample =
         trainer.Predict(features, config.train.seed + static_cast<std::uint64_t>(k));  // [1, A, 3]
     Aligned aligned = LayOnto(sample, truth, resolved);
     files.rmsds.push_back(aligned.rmsd);
+    if (aligned.rmsd < LayOnto(-sample, truth, resolved).rmsd) ++files.right_handed;
     if (k == 0 || aligned.rmsd < nearest.rmsd) nearest = std::move(aligned);
   }
   std::sort(files.rmsds.begin(), files.rmsds.end());

@@ -15,6 +15,7 @@ struct PredictionFiles {
   // Of each sample, nearest first, in Angstrom: over resolved atoms, after the sample was laid onto
   // the true structure.
   std::vector<double> rmsds;
+  int right_handed = 0;  // samples that lie nearer to the true structure than to its mirror image
 };
 
 // Samples config.prediction.entry whole, config.prediction.samples times, and writes the sample

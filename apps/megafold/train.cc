@@ -89,7 +89,8 @@ int Finish(const RunConfig& config, train::Trainer& trainer, const train::RunSum
                    ", ", files.rmsds.front(), " A from the true structure (all atoms)");
     if (files.rmsds.size() > 1) {
       text += StrCat(", the nearest of ", files.rmsds.size(), " samples (median ",
-                     files.rmsds[files.rmsds.size() / 2], " A)");
+                     files.rmsds[files.rmsds.size() / 2], " A; ", files.right_handed,
+                     " nearer to it than to its mirror image)");
     }
     text += "\n";
   }
@@ -122,10 +123,9 @@ int Train(const Options& options) {
                          {folder, options.resume, yaml, isatty(STDOUT_FILENO) != 0}, std::cout);
   train::WriteFileAtomically(folder / "config.yaml", yaml);
   std::cout << dataset.size() << (dataset.size() == 1 ? " entry of " : " entries of ")
-            << config.data.root << "; "
-            << trainer.parameter_count() << " parameters on " << trainer.device().str()
-            << "; steps " << trainer.step() + 1 << " to " << config.train.steps << " into "
-            << folder.string() << std::endl;
+            << config.data.root << "; " << trainer.parameter_count() << " parameters on "
+            << trainer.device().str() << "; steps " << trainer.step() + 1 << " to "
+            << config.train.steps << " into " << folder.string() << std::endl;
   const train::RunSummary summary =
       trainer.Run(train::LoaderSource(dataset, config.train.batch_size, config.train.seed));
   return Finish(config, trainer, summary);

@@ -36,6 +36,7 @@ struct DataConfig {
   int loader_threads = 1;
   int prefetch = 2;
   int cache_mib = 1024;
+  std::string feature_cache;  // empty: none
 
   template <class V>
   void Visit(V& v) {
@@ -53,6 +54,8 @@ struct DataConfig {
     v("prefetch", prefetch, "batches prepared ahead", config::Between(1, 1024));
     v("cache_mib", cache_mib, "memory for parsed entries, in MiB; 0 parses anew every time",
       config::AtLeast(0));
+    v("feature_cache", feature_cache,
+      "folder that keeps parsed entries from one run to the next; empty: none");
   }
 };
 

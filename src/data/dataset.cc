@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <vector>
 
+#include "data/cache/feature_cache.h"
+#include "data/cache/hash.h"
 #include "data/ccd/dictionary.h"
 #include "data/features/build_entry.h"
 #include "data/features/example.h"
+#include "data/io/text_file.h"
 #include "data/loader/entry_cache.h"
 #include "megafold/core/error.h"
 
@@ -77,14 +81,41 @@ struct Dataset::Impl {
         entries(ListEntries(settings)),
         dictionary(DictionaryPath(settings)),
         alignments(fs::path(settings.root) / "msa"),
-        cache(static_cast<std::size_t>(settings.cache_mib) << 20) {}
+        cache(static_cast<std::size_t>(settings.cache_mib) << 20) {
+    if (settings.feature_cache.empty()) return;
+    disk.emplace(settings.feature_cache);
+    dictionary_fingerprint = dictionary.Fingerprint();
+  }
 
   std::shared_ptr<const Entry> Get(std::size_t index) {
     Require(index < entries.size(), "Dataset: entry ", index, " of ", entries.size());
-    return cache.Get(index, [&] {
-      const EntryFile& entry = entries[index];
-      return BuildEntry(entry.id, entry.file, dictionary, alignments, config.max_msa_rows);
-    });
+    return cache.Get(index, [&] { return disk ? Cached(entries[index]) : Build(entries[index]); });
+  }
+
+  Entry Build(const EntryFile& entry) const {
+    return BuildEntry(entry.id, entry.file, dictionary, alignments, config.max_msa_rows);
+  }
+
+  Entry Cached(const EntryFile& file) const {
+    const std::uint64_t key = KeyOf(file);
+    if (std::optional<Entry> entry = disk->Find(file.id, key)) {
+      entry->summary.file = file.file.string();  // the same content may have moved
+      return std::move(*entry);
+    }
+    Entry entry = Build(file);
+    disk->Store(file.id, key, entry);
+    return entry;
+  }
+
+  // Over everything that the entry follows from.
+  std::uint64_t KeyOf(const EntryFile& entry) const {
+    std::uint64_t key =
+        Mix(dictionary_fingerprint, static_cast<std::uint64_t>(config.max_msa_rows));
+    key = HashBytes(ReadBytes(entry.file), key);
+    for (const fs::path& alignment : alignments.OfEntry(entry.id)) {
+      key = HashBytes(ReadBytes(alignment), HashBytes(alignment.filename().string(), key));
+    }
+    return key;
   }
 
   DataConfig config;
@@ -92,6 +123,8 @@ struct Dataset::Impl {
   ComponentDictionary dictionary;
   AlignmentFolder alignments;
   EntryCache cache;
+  std::optional<FeatureCache> disk;
+  std::uint64_t dictionary_fingerprint = 0;
 };
 
 Dataset::Dataset(const DataConfig& config) {

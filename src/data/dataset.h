@@ -15,12 +15,13 @@ namespace megafold::data {
 
 // Thread-safe: any number of threads may call Load and Inspect at once. What does not depend on a
 // seed (parsed structure, tokens, alignments) is computed once and kept in memory, at most
-// `cache_mib` of it, least recently used out first.
+// `cache_mib` of it, least recently used out first; with `feature_cache` also on the disk, from one
+// run to the next.
 class Dataset {
  public:
   // Lists the entries; reads no structure. Error (kNotFound) when <root>/mmcif or the component
   // dictionary does not exist, when there is no entry, or when a configured entry has no file;
-  // kInvalidArgument when no crop weight is positive.
+  // kInvalidArgument when no crop weight is positive or `feature_cache` cannot be a folder.
   explicit Dataset(const DataConfig& config);
   ~Dataset();
   Dataset(const Dataset&) = delete;

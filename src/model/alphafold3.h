@@ -30,9 +30,10 @@ class AlphaFold3Impl : public torch::nn::Module {
   explicit AlphaFold3Impl(const ModelConfig& config);
 
   // loss.diffusion * diffusion + loss.distogram * distogram on one batch (docs/features.md) that
-  // lies on the model's device. Cycles, dropout (in training mode), noise and rotations follow from
-  // the seed alone. In evaluation mode the trunk runs all its cycles. Errors: kInvalidArgument for
-  // a missing feature.
+  // lies on the model's device. Where chains have copies, the truth's are first assigned by a short
+  // sample (chain_permutation.h). Cycles, dropout (in training mode), noise and rotations follow
+  // from the seed alone. In evaluation mode the trunk runs all its cycles. Errors: kInvalidArgument
+  // for a missing feature.
   LossOutput Loss(const Features& features, std::uint64_t seed);
 
   // One structure per entry, [B, A, 3] float32 in Angstrom, zeros for padding; no gradient, no
@@ -40,6 +41,10 @@ class AlphaFold3Impl : public torch::nn::Module {
   at::Tensor Sample(const Features& features, std::uint64_t seed, int steps);
 
  private:
+  // `features` with the truth of equal chains assigned to fit a sample of permutation_steps.
+  Features WithPermutedChains(const Features& features, const AtomLayout& layout,
+                              const TrunkOutput& trunk, std::uint64_t seed);
+
   ModelConfig config_;
   Trunk trunk_{nullptr};
   DiffusionModule diffusion_module_{nullptr};

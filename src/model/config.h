@@ -201,6 +201,7 @@ struct ModelConfig {
   std::uint64_t init_seed = 0;
   bool checkpointing = true;
   int recycling = 4;
+  int permutation_steps = 20;
   int c_s = 384;
   int c_z = 128;
   int relpos_max_residue = 32;
@@ -224,6 +225,10 @@ struct ModelConfig {
       "keep a block's inputs alone for the backward pass and compute the block again there");
     v("recycling", recycling, "most trunk cycles; training draws from 1 to this, sampling runs all",
       config::AtLeast(1));
+    v("permutation_steps", permutation_steps,
+      "denoising steps of the sample that equal chains of the truth are assigned by; 0: the chains "
+      "stay as the file names them",
+      config::AtLeast(0));
     v("c_s", c_s, "width of the single representation", config::AtLeast(1));
     v("c_z", c_z, "width of the pair representation", config::AtLeast(1));
     v("relpos_max_residue", relpos_max_residue, "clip of residue and token offsets",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 namespace megafold::model {
@@ -57,23 +58,33 @@ at::Tensor Accumulate(const at::Tensor& x, const Pairs& pairs, std::int64_t firs
   const at::Tensor x_rows = x.narrow(2, first, rows);
   const at::Tensor distance = Distance(x_rows, x);  // [B, S, rows, A]
   const at::Tensor error = distance - pairs.distance;
-  const at::Tensor absolute = error.abs();
-  at::Tensor score = at::zeros_like(absolute);
-  at::Tensor slope = gradient.defined() ? at::zeros_like(absolute) : at::Tensor();
+  // sigmoid(t - |error|) = 1 / (1 + exp(-t) exp(|error|)): one exponential for all thresholds.
+  // Where it overflows the score is 0, as it should be.
+  const at::Tensor growth = error.abs().exp_();
+  const at::Tensor one = at::ones({}, growth.options());
+  at::Tensor score = at::zeros_like(growth);
+  at::Tensor slope = gradient.defined() ? at::zeros_like(growth) : at::Tensor();
   for (const double threshold : kThresholds) {
-    const at::Tensor passed = at::sigmoid(threshold - absolute);
-    score.add_(passed, 1.0 / kThresholds.size());
-    if (slope.defined()) slope.sub_(passed * (1 - passed), 1.0 / kThresholds.size());
+    const at::Tensor passed = at::add(one, growth, std::exp(-threshold)).reciprocal_();
+    score.add_(passed);
+    if (slope.defined()) slope.addcmul_(passed, passed);
   }
+  // d score / d |error| = mean of -passed (1 - passed).
+  if (slope.defined()) slope.sub_(score).div_(kThresholds.size());
+  score.div_(kThresholds.size());
   if (slope.defined()) {
     // d score / d x_l = slope sign(error) (x_l - x_m) / distance; two atoms in one place have no
     // direction.
     slope.mul_(error.sign()).mul_(pairs.counts).div_(distance.clamp_min(1e-8));
-    for (int axis = 0; axis < 3; ++axis) {
-      const at::Tensor pull = slope * Difference(x_rows, x, axis);
-      gradient.select(-1, axis).narrow(2, first, rows).add_(pull.sum(3));
-      gradient.select(-1, axis).sub_(pull.sum(2));
-    }
+    // Sums over m (and over l) of slope (x_l - x_m) as products with x, which is centred so that
+    // nothing large cancels.
+    const at::Tensor centred = x - x.mean(2, /*keepdim=*/true);
+    const at::Tensor centred_rows = centred.narrow(2, first, rows);
+    gradient.narrow(2, first, rows)
+        .add_(slope.sum(3, /*keepdim=*/true) * centred_rows)
+        .sub_(at::matmul(slope, centred));
+    const at::Tensor turned = slope.transpose(2, 3);
+    gradient.add_(turned.sum(3, /*keepdim=*/true) * centred).sub_(at::matmul(turned, centred_rows));
   }
   return score.mul_(pairs.counts).sum({2, 3});
 }
@@ -112,6 +123,7 @@ struct SmoothLddtFunction : torch::autograd::Function<SmoothLddtFunction> {
 at::Tensor SmoothLddtLoss(const at::Tensor& x, const at::Tensor& truth,
                           const at::Tensor& nucleotide, const at::Tensor& exists,
                           std::int64_t block) {
+  if (block == 0) block = x.is_cpu() ? kLddtCpuBlock : kLddtBlock;
   return SmoothLddtFunction::apply(x, truth, nucleotide, exists, block);
 }
 

@@ -4,8 +4,14 @@
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
 
+#include <limits>
+
 #include "megafold/core/error.h"
 #include "megafold/core/threads.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace megafold::train {
 namespace {
@@ -45,6 +51,13 @@ std::string AvailableDevices() {
 void SetThreads(int threads) {
   if (threads > 0) at::set_num_threads(threads);
   SetNumThreads(at::get_num_threads());
+}
+
+void KeepFreedMemory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+#endif
 }
 
 std::int64_t PeakHostMemory() {

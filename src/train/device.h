@@ -19,6 +19,11 @@ std::string AvailableDevices();
 // operators.
 void SetThreads(int threads);
 
+// Lets the C allocator keep freed memory instead of giving every large block back to the system:
+// the same sizes come again each step, and the page faults of fresh memory can cost as much as the
+// arithmetic. For runs on the CPU; does nothing where the C library is not glibc.
+void KeepFreedMemory();
+
 // Highest resident memory of this process so far, in bytes.
 std::int64_t PeakHostMemory();
 // Highest memory that PyTorch's allocator held on an accelerator, in bytes.

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <optional>
 #include <ostream>
+#include <utility>
 
 #include "megafold/core/error.h"
 #include "train/autocast.h"
@@ -126,6 +127,7 @@ Trainer::Trainer(const TrainConfig& config, Trainable& model, RunOptions options
       device_(PickDevice(config.device)),
       checkpoints_(options_.folder / "checkpoints", config.checkpoint.keep) {
   SetThreads(config_.threads);
+  if (device_.is_cpu()) KeepFreedMemory();
   model_.module().to(device_);
   const NamedParameters parameters = ParametersOf(model_.module());
   adam_ = std::make_unique<Adam>(parameters, config_.optimizer);
@@ -174,6 +176,13 @@ std::int64_t Trainer::parameter_count() const {
   return count;
 }
 
+Trainer::DeviceBatch Trainer::Fetch(BatchSource& source) {
+  const auto waiting = Clock::now();
+  TrainBatch batch = source.Next();
+  const double seconds = Since(waiting);
+  return {std::move(batch.entry_ids), OnDevice(std::move(batch.features), device_), seconds};
+}
+
 Trainer::StepResult Trainer::Step(BatchSource& source) {
   const auto begin = Clock::now();
   StepResult result;
@@ -181,18 +190,20 @@ Trainer::StepResult Trainer::Step(BatchSource& source) {
   std::vector<std::pair<std::string, at::Tensor>> terms;
   adam_->ClearGradients();
   for (int i = 0; i < config_.accumulate; ++i) {
-    const auto waiting = Clock::now();
-    TrainBatch batch = source.Next();
-    result.wait_seconds += Since(waiting);
-    const TensorDict features = OnDevice(std::move(batch.features), device_);
+    DeviceBatch batch = ahead_ ? *std::exchange(ahead_, std::nullopt) : Fetch(source);
+    result.wait_seconds += batch.wait_seconds;
     result.entry_ids.push_back(std::move(batch.entry_ids));
     const std::uint64_t seed = BatchSeed(state_.seed, state_.batches + i);
     LossResult loss;
     {
       const AutocastScope autocast(device_.type(), config_.precision == Precision::kBf16);
-      loss = model_.Loss(features, seed);
+      loss = model_.Loss(batch.features, seed);
     }
     (loss.total / config_.accumulate).backward();
+    // An accelerator works through its queue while the host takes the next batch, pins and sends
+    // it. On the CPU there is nothing to send.
+    const bool last = state_.step + 1 == config_.steps && i + 1 == config_.accumulate;
+    if (!device_.is_cpu() && !last) ahead_ = Fetch(source);
     losses.push_back(loss.total.detach().to(at::kFloat).reshape({}));
     for (std::size_t t = 0; t < loss.terms.size(); ++t) {
       const at::Tensor share = loss.terms[t].second.detach().to(at::kFloat) / config_.accumulate;

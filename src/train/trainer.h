@@ -6,6 +6,7 @@
 #include <iosfwd>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -72,9 +73,16 @@ class Trainer {
  private:
   struct StepResult;
   struct Logs;
+  // A batch on the device.
+  struct DeviceBatch {
+    std::vector<std::string> entry_ids;
+    TensorDict features;
+    double wait_seconds = 0;  // that the host was blocked for it
+  };
 
   CheckpointTensors Tensors();
   void OpenFolder();
+  DeviceBatch Fetch(BatchSource& source);
   StepResult Step(BatchSource& source);
   void CheckFinite(const StepResult& result);
   std::filesystem::path Save();
@@ -88,6 +96,7 @@ class Trainer {
   std::unique_ptr<Ema> ema_;  // null when ema_decay is 0
   Checkpoints checkpoints_;
   CheckpointState state_;
+  std::optional<DeviceBatch> ahead_;  // the next batch, on its way to an accelerator
 };
 
 }  // namespace megafold::train

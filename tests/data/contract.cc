@@ -42,7 +42,7 @@ std::map<std::string, Specified> ReadSpecification() {
     if (cells.size() < 4) continue;
     const auto type = Words(cells[2], "abcdefghijklmnopqrstuvwxyz0123456789");
     if (type.size() != 1 || !types.contains(type[0])) continue;
-    const Specified specified{types.at(type[0]), Words(cells[3], "NAMTL0123456789")};
+    const Specified specified{types.at(type[0]), Words(cells[3], "NAMTLK0123456789")};
     for (const auto& name : Words(cells[1], "abcdefghijklmnopqrstuvwxyz_")) {
       specification.emplace(name, specified);
     }
@@ -82,7 +82,7 @@ void ExpectBooleans(const Example& example) {
   for (const auto& [name, array] : example.features) {
     const bool boolean = name.ends_with("_mask") || name.starts_with("is_") ||
                          name == "token_bonds" || name == "token_has_frame" ||
-                         name == "atom_resolved";
+                         name.ends_with("_resolved");
     if (!boolean) continue;
     for (const std::uint8_t value : array.values<std::uint8_t>()) ASSERT_LE(value, 1) << name;
   }

@@ -228,6 +228,61 @@ TEST(Example, CopiesOfAnEntityShareTheirRows) {
   }
 }
 
+// 2q2k's protein is there twice, with different residues and atoms missing.
+TEST(Example, HoldsTheTruthOfEveryCopyOfItsChains) {
+  const Entry& entry = DemoEntry();
+  DataConfig config;
+  config.crop_tokens = 60;
+  config.crop = {.contiguous = 1, .spatial = 0, .spatial_interface = 0};
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
+    const Example example = MakeExample(entry, config, seed);
+    const auto tokens = Values<std::int32_t>(example, "token_index");
+    const auto token_of = Values<std::int32_t>(example, "atom_to_token");
+    const auto names = Values<std::uint8_t>(example, "ref_atom_name_chars");
+    const auto copies = Values<std::int32_t>(example, "entity_copies");
+    const auto positions = Values<float>(example, "atom_copy_positions");
+    const auto resolved = Values<std::uint8_t>(example, "atom_copy_resolved");
+    const auto own = Values<std::uint8_t>(example, "atom_resolved");
+    ASSERT_EQ(resolved.size(), 2 * own.size());
+    int seen = 0;
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      const auto crop_token = static_cast<std::size_t>(token_of[i]);
+      const Token& token = entry.tokens[static_cast<std::size_t>(tokens[crop_token])];
+      const ChainFeatures& chain = entry.chains[static_cast<std::size_t>(token.asym_id)];
+      const bool protein = token.type == MoleculeType::kProtein;
+      ASSERT_EQ(copies[crop_token], protein ? 2 : 1);
+      EXPECT_EQ(resolved[static_cast<std::size_t>(chain.sym_id) * own.size() + i], own[i]);
+      for (std::int32_t k = 0; k < 2; ++k) {
+        const std::size_t at = static_cast<std::size_t>(k) * own.size() + i;
+        const auto expected = std::ranges::find_if(entry.atoms, [&](const Atom& atom) {
+          const Token& other = entry.tokens[static_cast<std::size_t>(atom.token)];
+          const ChainFeatures& of = entry.chains[static_cast<std::size_t>(other.asym_id)];
+          return of.entity_id == chain.entity_id && of.sym_id == k &&
+                 other.residue_index == token.residue_index &&
+                 std::equal(atom.name_chars, atom.name_chars + 4,
+                            names.begin() + static_cast<std::ptrdiff_t>(4 * i));
+        });
+        const bool there = expected != entry.atoms.end() && expected->resolved;
+        ASSERT_EQ(resolved[at] != 0, there) << "atom " << i << ", copy " << k;
+        for (std::size_t axis = 0; axis < 3; ++axis) {
+          ASSERT_EQ(positions[3 * at + axis], there ? expected->position[axis] : 0.0F);
+        }
+        seen += there && k != chain.sym_id ? 1 : 0;
+      }
+    }
+    EXPECT_GT(seen, 0) << "seed " << seed << " drew no protein";
+  }
+}
+
+TEST(Example, AnEntryWithoutCopiesHoldsNone) {
+  const ComponentDictionary dictionary(DemoRoot() / "ccd");
+  const Entry entry = BuildEntry("1ubq", DemoRoot() / "mmcif" / "1ubq.cif.gz", dictionary,
+                                 AlignmentFolder(DemoRoot() / "msa"), 16384);
+  const Example example = MakeExample(entry, {}, 1);
+  EXPECT_EQ(example.features.at("atom_copy_positions").shape()[0], 0);
+  EXPECT_EQ(example.features.at("atom_copy_resolved").shape()[0], 0);
+}
+
 TEST(Collate, PadsEverySizeAndKeepsTheContent) {
   DataConfig config;
   config.crop_tokens = 40;
@@ -274,7 +329,7 @@ TEST(Collate, RefusesExamplesThatDiffer) {
   Example without = example;
   without.features.erase("msa");
   const Example pair[] = {example, without};
-  EXPECT_EQ(ErrorOf([&] { Collate(pair); }), "Collate: 2q2k has 39 features, expected 40 as 2q2k");
+  EXPECT_EQ(ErrorOf([&] { Collate(pair); }), "Collate: 2q2k has 42 features, expected 43 as 2q2k");
   EXPECT_EQ(ErrorOf([] { Collate({}); }), "Collate: no example");
 }
 

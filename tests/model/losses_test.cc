@@ -198,6 +198,18 @@ TEST(DiffusionLoss, DoesNotSeeTheFrameOfTheTruth) {
   EXPECT_LT(BondLoss(perfect, truth).max().item<double>(), 1e-6);
 }
 
+// The hand of a fold is in the squared error alone: no rotation lays a mirror image onto the truth.
+TEST(DiffusionLoss, AMirrorImageIsFarFromTheTruth) {
+  LossCase c;
+  const DiffusionTruth truth(c.features, c.config.loss);
+  const at::Tensor right =
+      Rotated(truth.positions, Rotations(2, 5)).unsqueeze(1).expand_as(c.x) + 3;
+  const auto a = c.Losses(c.features, right), b = c.Losses(c.features, right * -1);
+  EXPECT_NEAR(a.smooth_lddt.item<double>(), b.smooth_lddt.item<double>(), 1e-5);
+  EXPECT_GT(b.mse.item<double>(), 1e4 * a.mse.item<double>());
+  EXPECT_GT(MseLoss(right * -1, truth).min().item<double>(), 1);
+}
+
 TEST(DiffusionLoss, WeighsTypesAndSkipsUnresolved) {
   LossCase c;
   const DiffusionTruth truth(c.features, c.config.loss);

@@ -80,6 +80,9 @@ void AddAtoms(Features& f, const BatchSizes& sizes, Source& source) {
   f["ref_space_uid"] = rows(token_of);
   f["atom_positions"] = source.Normal({b, a, 3}) * 6;
   f["atom_resolved"] = source.Mask(0.9, {b, a});
+  f["entity_copies"] = at::ones({b, sizes.tokens}, at::kInt);
+  f["atom_copy_positions"] = at::zeros({b, 0, a, 3});
+  f["atom_copy_resolved"] = at::zeros({b, 0, a}, at::kByte);
   f["bond_atoms"] = source.Integers(0, a, {b, 2, 2}, at::kInt);
   f["bond_mask"] = at::ones({b, 2}, at::kByte);
 }
@@ -96,14 +99,21 @@ void AddAlignmentAndTemplates(Features& f, const BatchSizes& sizes, Source& sour
   f["template_backbone_mask"] = source.Mask(0.8, {b, t, n});
 }
 
-// Which dimensions of a feature are tokens (N), atoms (A), rows (M), templates (T), bonds (L); by
-// its shape in docs/features.md.
+// Which dimensions of a feature are tokens (N), atoms (A), rows (M), templates (T), bonds (L),
+// copies (K); by its shape in docs/features.md.
 std::string DimensionsOf(const std::string& name) {
-  static const std::map<std::string, std::string> special{
-      {"token_bonds", "NN"},   {"msa", "MN"},          {"msa_deletions", "MN"},
-      {"msa_mask", "MN"},      {"atom_mask", "A"},     {"atom_to_token", "A"},
-      {"atom_positions", "A"}, {"atom_resolved", "A"}, {"bond_atoms", "L"},
-      {"bond_mask", "L"}};
+  static const std::map<std::string, std::string> special{{"token_bonds", "NN"},
+                                                          {"msa", "MN"},
+                                                          {"msa_deletions", "MN"},
+                                                          {"msa_mask", "MN"},
+                                                          {"atom_mask", "A"},
+                                                          {"atom_to_token", "A"},
+                                                          {"atom_positions", "A"},
+                                                          {"atom_resolved", "A"},
+                                                          {"bond_atoms", "L"},
+                                                          {"bond_mask", "L"},
+                                                          {"atom_copy_positions", "KA"},
+                                                          {"atom_copy_resolved", "KA"}};
   if (const auto found = special.find(name); found != special.end()) return found->second;
   if (name.starts_with("template_")) return "TN";
   return name.starts_with("ref_") ? "A" : "N";
@@ -121,7 +131,8 @@ Features RandomBatch(const BatchSizes& sizes, std::uint64_t seed) {
 }
 
 Features Padded(const Features& features, std::uint64_t seed) {
-  const std::map<char, std::int64_t> extra{{'N', 3}, {'A', 5}, {'M', 2}, {'T', 1}, {'L', 1}};
+  const std::map<char, std::int64_t> extra{{'N', 3}, {'A', 5}, {'M', 2},
+                                           {'T', 1}, {'L', 1}, {'K', 1}};
   Source source(seed);
   Features padded;
   for (const auto& [name, tensor] : features) {
@@ -129,7 +140,7 @@ Features Padded(const Features& features, std::uint64_t seed) {
     std::vector<std::int64_t> shape = tensor.sizes().vec();
     for (std::size_t i = 0; i < dimensions.size(); ++i) shape[i + 1] += extra.at(dimensions[i]);
     at::Tensor larger = at::zeros(shape, tensor.options());
-    const bool is_mask = name.ends_with("_mask") || name == "atom_resolved";
+    const bool is_mask = name.ends_with("_mask") || name.ends_with("_resolved");
     if (!is_mask && tensor.is_floating_point()) {
       larger = source.Normal(shape) * 5;
     } else if (!is_mask && tensor.scalar_type() == at::kByte) {
@@ -150,6 +161,7 @@ ModelConfig TinyConfig(Ops ops) {
   ModelConfig config;
   config.ops = ops;
   config.recycling = 2;
+  config.permutation_steps = 0;
   config.c_s = 24;
   config.c_z = 16;
   config.atom = {.c_atom = 16,

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <set>
 
+#include "data/cache/hash.h"
 #include "data/io/text_file.h"
 #include "data/mmcif/cif_file.h"
 #include "megafold/core/error.h"
@@ -58,6 +60,21 @@ void ComponentDictionary::IndexBlocks(const fs::path& file) {
     blocks_.emplace(block.substr(5, name_size), block);
     start = next;
   }
+}
+
+std::uint64_t ComponentDictionary::Fingerprint() const {
+  std::uint64_t hash = HashBytes(text_, 0);
+  if (!fs::is_directory(path_)) return hash;
+  std::set<fs::path> files;
+  for (const auto& file : fs::directory_iterator(path_)) {
+    if (file.is_regular_file() && file.path() != blocks_file_) files.insert(file.path());
+  }
+  for (const fs::path& file : files) {
+    const auto time = fs::last_write_time(file).time_since_epoch().count();
+    hash = HashBytes(file.filename().string(), Mix(hash, static_cast<std::uint64_t>(time)));
+    hash = Mix(hash, fs::file_size(file));
+  }
+  return hash;
 }
 
 std::shared_ptr<const Component> ComponentDictionary::Read(const std::string& id) const {

@@ -1,6 +1,7 @@
 // The component dictionary: a folder of .cif files, or one file of many blocks.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -22,6 +23,10 @@ class ComponentDictionary {
 
   // Null when the dictionary does not have it; Error (kDataCorrupt) when its text is not valid.
   std::shared_ptr<const Component> Find(const std::string& id) const;
+
+  // Changes with the dictionary: over the text of one file, or over names, sizes and times of a
+  // folder's files.
+  std::uint64_t Fingerprint() const;
 
   const std::filesystem::path& path() const { return path_; }
 

@@ -95,6 +95,15 @@ std::vector<fs::path> AlignmentFolder::Find(const std::string& entry,
   return found;
 }
 
+std::vector<fs::path> AlignmentFolder::OfEntry(const std::string& entry) const {
+  std::vector<fs::path> found;
+  for (auto at = files_.lower_bound(entry); at != files_.end() && at->first.starts_with(entry);
+       ++at) {
+    found.push_back(at->second);
+  }
+  return found;
+}
+
 Entry BuildEntry(const std::string& id, const fs::path& file, const ComponentDictionary& dictionary,
                  const AlignmentFolder& alignments, std::int64_t max_msa_rows) {
   const Structure structure = ReadStructure(file, dictionary);

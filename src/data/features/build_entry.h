@@ -17,6 +17,8 @@ class AlignmentFolder {
   explicit AlignmentFolder(const std::filesystem::path& folder);
   // Sorted by name.
   std::vector<std::filesystem::path> Find(const std::string& entry, const std::string& chain) const;
+  // Those of every chain of the entry, and perhaps of others whose names begin like it.
+  std::vector<std::filesystem::path> OfEntry(const std::string& entry) const;
 
  private:
   std::map<std::string, std::filesystem::path> files_;  // by name

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "data/features/chain_copies.h"
 #include "data/features/crop.h"
 #include "data/features/example_msa.h"
 #include "data/random.h"
@@ -54,6 +55,7 @@ class ExampleBuilder {
     AddTokens();
     AddTokenAtoms();
     AddAtoms();
+    AddChainCopies(entry_, tokens_, atoms_, &example_.features);
     AddReferences(seed);
     AddBonds();
     AddTemplates();

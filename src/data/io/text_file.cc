@@ -3,7 +3,9 @@
 #include <zlib.h>
 
 #include <cstdint>
+#include <fstream>
 #include <memory>
+#include <sstream>
 
 #include "megafold/core/error.h"
 
@@ -45,6 +47,15 @@ std::string ReadTextFile(const std::filesystem::path& file) {
     }
     return text;
   }
+}
+
+std::string ReadBytes(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::ostringstream bytes;
+  if (!(bytes << stream.rdbuf())) {
+    Fail(ErrorCode::kNotFound, file.string(), ": empty or cannot be read");
+  }
+  return std::move(bytes).str();
 }
 
 }  // namespace megafold::data
