@@ -44,32 +44,19 @@ __device__ __forceinline__ void BarrierWait(std::uint32_t barrier, std::uint32_t
       "r"(parity), "r"(kSuspendNanoseconds)
       : "memory");
 }
-// The same for a thread that has nothing else to do: it sleeps instead of asking again and again,
-// which would take issue slots from the warps beside it.
-__device__ __forceinline__ void BarrierWaitAsleep(std::uint32_t barrier, std::uint32_t parity) {
-  constexpr std::uint32_t kNanoseconds = 1000000;  // at most; the phase's end wakes it
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity), "r"(kNanoseconds)
-      : "memory");
-}
-// Arrives at the barrier at the same offset in block `rank` of the cluster; what this thread wrote
-// before is visible to whoever waits for the phase with BarrierWaitCluster.
+// Arrives at the barrier at the same offset in block `rank` of the cluster, to say that what lies
+// in this block has been read.
 __device__ __forceinline__ void BarrierArriveRemote(std::uint32_t barrier, std::uint32_t rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}\n" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
+// Waits for a phase that other blocks of the cluster complete.
 __device__ __forceinline__ void BarrierWaitCluster(std::uint32_t barrier, std::uint32_t parity) {
   asm volatile(
       "{\n"
@@ -108,6 +95,20 @@ __device__ __forceinline__ void CopyTensor(std::uint32_t dst, const CUtensorMap&
       "r"(batch), "r"(barrier)
       : "memory");
 }
+// The other way: the part of a box that lies inside the tensor is written. What was stored in
+// shared memory is first made visible with FenceAsyncProxy and a barrier.
+__device__ __forceinline__ void StoreTensor(const CUtensorMap& map, std::uint32_t src, int token,
+                                            int head, int row, int batch) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::
+          "l"(reinterpret_cast<std::uint64_t>(&map)),
+      "r"(src), "r"(0), "r"(token), "r"(head), "r"(row), "r"(batch)
+      : "memory");
+}
+// Waits until this thread's stores have read their sources.
+__device__ __forceinline__ void StoreTensorWaitRead() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
 __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<std::uint64_t>(&map)) : "memory");
 }
@@ -138,10 +139,14 @@ __device__ __forceinline__ std::uint32_t RemoteAddress(std::uint32_t address, st
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
   return remote;
 }
-__device__ __forceinline__ void StoreRemote(std::uint32_t remote, float4 value) {
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(remote), "f"(value.x),
-               "f"(value.y), "f"(value.z), "f"(value.w)
-               : "memory");
+// A store there that completes 16 bytes of the phase of a barrier there.
+__device__ __forceinline__ void StoreRemote(std::uint32_t remote, float4 value,
+                                            std::uint32_t remote_barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(remote),
+      "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(remote_barrier)
+      : "memory");
 }
 
 // A warpgroup's registers a thread, a multiple of 8. Every warp of the warpgroup executes it.

@@ -48,6 +48,14 @@ __device__ __forceinline__ void LoadMatrixTransposed(std::uint32_t (&r)[4], std:
                : "r"(address));
 }
 
+// The reverse: matrices 0 to 3 from r0 to r3 (sm_90).
+__device__ __forceinline__ void StoreMatrix(std::uint32_t address, std::uint32_t r0,
+                                            std::uint32_t r1, std::uint32_t r2, std::uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+               "r"(r0), "r"(r1), "r"(r2), "r"(r3)
+               : "memory");
+}
+
 // Two floats rounded to 16 bits, `low` in the low half.
 __device__ __forceinline__ std::uint32_t Pack(float low, float high, __nv_bfloat16) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);

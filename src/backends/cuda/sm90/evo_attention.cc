@@ -164,6 +164,7 @@ struct BackwardPlan {
   float* bias_by_queries = nullptr;
   float* bias_by_keys = nullptr;
   float* mask = nullptr;
+  float* mask_columns = nullptr;
   float* statistics = nullptr;
   float* parts = nullptr;  // where dBias has more than one
   std::size_t bytes = 0;
@@ -192,7 +193,8 @@ BackwardPlan::BackwardPlan(const ops::EvoAttentionBackwardArgs& args, void* memo
   Workspaces space(memory);
   if (WantsQueries(args)) bias_by_queries = space.Take(PackedBiasBytes(p));
   if (WantsKeys(args)) bias_by_keys = space.Take(PackedBiasBytes(p));
-  mask = space.Take(PackedMaskBytes(p));
+  if (WantsKeys(args)) mask = space.Take(PackedMaskBytes(p));
+  if (WantsQueries(args)) mask_columns = space.Take(PackedMaskColumnsBytes(p));
   statistics = space.Take(PackedStatisticsBytes(p));
   if (args.dbias.defined()) {
     p.row_chunks = RowChunks(p, p.key_blocks, SizeOf(args.q.dtype));
@@ -226,13 +228,16 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   p.k_map = MakeTensorMap(args.k, box);
   p.v_map = MakeTensorMap(args.v, box);
   p.dout_map = MakeTensorMap(args.dout, box);
+  if (args.dk.defined()) p.dk_map = MakeTensorMap(args.dk, box);
+  if (args.dv.defined()) p.dv_map = MakeTensorMap(args.dv, box);
   // dQ and dBias start products from the bias, in the units of <q, k>.
   PackBias(p, type, 1 / args.scale, plan.bias_by_queries, kLog2E, plan.bias_by_keys, queue);
   p.bias_by_queries = plan.bias_by_queries;
   p.bias_by_keys = plan.bias_by_keys;
-  p.packed_mask = PackMask(p, type, kLog2E, plan.mask, queue);
+  if (WantsKeys(args)) p.packed_mask = PackMask(p, type, kLog2E, plan.mask, queue);
+  if (WantsQueries(args)) p.mask_columns = PackMaskColumns(p, type, plan.mask_columns, queue);
   PackStatistics(p, type, plan.statistics, queue);
-  p.statistics = plan.statistics;
+  p.statistics = reinterpret_cast<const std::uint16_t*>(plan.statistics);
   if (WantsKeys(args)) instance.keys(p, queue);
   if (WantsQueries(args)) instance.queries(p, queue);
   if (plan.parts != nullptr) {

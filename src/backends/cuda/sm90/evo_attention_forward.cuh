@@ -122,7 +122,7 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
   const int items = ForwardItems(p, Tiling::kValue);
   // The barrier of a stage that is free, told how much will come.
   const auto open = [&](std::uint32_t ring, auto& position, int bytes) {
-    BarrierWaitAsleep(EmptyBarrier(ring, position.stage), position.EmptyParity());
+    BarrierWait(EmptyBarrier(ring, position.stage), position.EmptyParity());
     const std::uint32_t full = FullBarrier(ring, position.stage);
     BarrierExpect(full, bytes);
     position.Advance();

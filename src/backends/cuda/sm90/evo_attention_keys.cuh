@@ -26,12 +26,12 @@ struct KeysLayout {
   static constexpr int kQueriesBytes = kRows * 2 * Tile::kBytes;
   static constexpr int kBias = kQueriesBytes;
   static constexpr int kStatistics = kBias + kBiasTileBytes;
-  static constexpr int kStageBytes = kStatistics + 2048;
-  static_assert(kRows * kStatisticsTileBytes <= 2048);
-  // The next keys: K, V of each row.
+  static constexpr int kStageBytes = kStatistics + kRows * kColumnsTileBytes;
+  // The next keys: K, V of each row; dK and dV leave from there.
   static constexpr int kKeyBytes = kRows * 2 * Tile::kBytes;
   static constexpr int kKeys = kStages * kStageBytes;
-  static constexpr int kBarriers = kKeys + kKeyStages * kKeyBytes;
+  static constexpr int kZeros = kKeys + kKeyStages * kKeyBytes;  // second half of all columns
+  static constexpr int kBarriers = kZeros + kColumnsTileBytes;
   static constexpr int kBytes = kBarriers + (kStages + kKeyStages) * 16 + 1024;  // alignment
   static_assert(kBytes <= 227 * 1024);
 
@@ -104,7 +104,7 @@ __device__ __forceinline__ void FeedKeys(const HopperAttentionParams& p, std::ui
       const std::uint32_t stage = shared + queries.stage * Layout::kStageBytes;
       const std::uint32_t full = shared + Layout::Full(queries.stage);
       BarrierWait(shared + Layout::Empty(queries.stage), queries.EmptyParity());
-      BarrierExpect(full, Layout::kQueriesBytes + kRows * kStatisticsTileBytes +
+      BarrierExpect(full, Layout::kQueriesBytes + kRows * kColumnsTileBytes +
                               (bias != nullptr ? kBiasTileBytes : 0));
       if (bias != nullptr) {
         CopyBulk(stage + Layout::kBias, bias + tile * (kBiasTileBytes / 4), kBiasTileBytes, full);
@@ -115,43 +115,38 @@ __device__ __forceinline__ void FeedKeys(const HopperAttentionParams& p, std::ui
         CopyTensor(q, p.q_map, tile * kHopperTile, work.head, rows[r].row, rows[r].batch, full);
         CopyTensor(q + kTileBytes, p.dout_map, tile * kHopperTile, work.head, rows[r].row,
                    rows[r].batch, full);
-        CopyBulk(stage + Layout::kStatistics + r * kStatisticsTileBytes,
-                 StatisticsTile(p, rows[r], work.head, tile), kStatisticsTileBytes, full);
+        CopyBulk(stage + Layout::kStatistics + r * kColumnsTileBytes,
+                 StatisticsTile(p, rows[r], work.head, tile), kColumnsTileBytes, full);
       }
       queries.Advance();
     }
   }
 }
 
-// What the mask adds to the scores of a thread's two keys.
-__device__ __forceinline__ float2 RowMask(const HopperAttentionParams& p, const GroupRow& at,
-                                          int key) {
-  if (p.packed_mask.terms == nullptr) return {0.0F, 0.0F};
-  const float* const row = MaskRow(p, at) + key + Fragment().row;
-  return {row[0], row[8]};
-}
+// A thread's columns of the rows (keys) that the statistics' columns are multiplied by.
+struct KeyColumns {
+  std::uint32_t scores[2];  // {1, 1, 1, 0, 0, 0, high, middle}: -lse and the key's mask
+  std::uint32_t gradients;  // {0, 0, 0, 1, 1, 1, 0, 0}: -delta
 
-// dp starts as -delta, which belongs to the columns.
-__device__ __forceinline__ void StartGradients(float (&dp)[kScores], std::uint32_t statistics) {
+  KeyColumns() = default;
+  __device__ __forceinline__ KeyColumns(const HopperAttentionParams& p, const GroupRow& at,
+                                        int key) {
+    constexpr std::uint32_t kOne = 0x3F80;  // bfloat16
+    constexpr std::uint32_t kScores4[4] = {kOne << 16 | kOne, kOne, 0, 0};
+    constexpr std::uint32_t kGradients4[4] = {0, kOne << 16, kOne << 16 | kOne, 0};
+    const int lane = static_cast<int>(threadIdx.x % 4);
+    gradients = lane == 1 ? kGradients4[1] : lane == 2 ? kGradients4[2] : 0;
+    scores[0] = scores[1] = lane == 0 ? kScores4[0] : lane == 1 ? kScores4[1] : 0;
+    if (p.packed_mask.terms == nullptr || lane != 3) return;
+    const float* const row = MaskRow(p, at) + key + Fragment().row;
 #pragma unroll
-  for (int v = 0; v < kScores / 4; ++v) {
-    const float2 delta = LoadShared2(statistics + v * 64 + 8);
-    dp[4 * v] = dp[4 * v + 2] = delta.x;
-    dp[4 * v + 1] = dp[4 * v + 3] = delta.y;
+    for (int half = 0; half < 2; ++half) {
+      const float term = fmaxf(fminf(row[half * 8] * p.mask_unit, 1e30F), -1e30F);
+      const float high = __bfloat162float(__float2bfloat16_rn(term));
+      scores[half] = Pack(high, term - high, __nv_bfloat16{});
+    }
   }
-}
-
-// x becomes p = 2^(x - lse) where lse belongs to the columns.
-__device__ __forceinline__ void ColumnProbabilities(float (&x)[kScores], std::uint32_t statistics) {
-#pragma unroll
-  for (int v = 0; v < kScores / 4; ++v) {
-    const float2 lse = LoadShared2(statistics + v * 64);
-    x[4 * v] = Exp2(x[4 * v] + lse.x);
-    x[4 * v + 1] = Exp2(x[4 * v + 1] + lse.y);
-    x[4 * v + 2] = Exp2(x[4 * v + 2] + lse.x);
-    x[4 * v + 3] = Exp2(x[4 * v + 3] + lse.y);
-  }
-}
+};
 
 template <typename T, int kDim>
 class KeysConsumer {
@@ -162,6 +157,7 @@ class KeysConsumer {
 
   __device__ __forceinline__ void Run() {
     const int count = KeysWork<Layout::kRows>::Count(p_);
+    if (consumer_ == 1) NamedBarrierArrive(kTurnBarrier, 256);  // the other's first turn
     for (int index = static_cast<int>(blockIdx.x); index < count;
          index += static_cast<int>(gridDim.x)) {
       Consume(KeysWork<Layout::kRows>(p_, index));
@@ -177,12 +173,7 @@ class KeysConsumer {
     const int key = work.key_tile * kHopperTile;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      mask_[r] = RowMask(p_, work.Row(p_, consumer_ * kRows + r), key);
-      masked_[r] = __any_sync(0xFFFFFFFFU, mask_[r].x != 0.0F || mask_[r].y != 0.0F);
-#pragma unroll
-      for (int i = 0; i < kDim / 2; ++i) dk_[r][i] = dv_[r][i] = 0.0F;
-      PinRegisters(dk_[r]);
-      PinRegisters(dv_[r]);
+      columns_[r] = KeyColumns(p_, work.Row(p_, consumer_ * kRows + r), key);
     }
     const std::uint32_t keys_empty = shared_ + Layout::KeysEmpty(keys_.stage);
     k_ = shared_ + Layout::kKeys + keys_.stage * Layout::kKeyBytes +
@@ -195,25 +186,39 @@ class KeysConsumer {
     MultiplyBefore<kRows - 1>(p_.query_tiles > 1);
     WgmmaCommit();
     WgmmaWait<0>();
-    if (threadIdx.x % 32 == 0) {
-      BarrierArrive(used_);
-      BarrierArrive(keys_empty);
-    }
+    if (threadIdx.x % 32 == 0) BarrierArrive(used_);
+      // dK and dV take the places of K and V.
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       PinRegisters(dk_[r]);
       PinRegisters(dv_[r]);
+      WriteTile<T, kDim>(k_ + r * 2 * kTileBytes, dk_[r], p_.scale);
+      WriteTile<T, kDim>(k_ + r * 2 * kTileBytes + kTileBytes, dv_[r], 1.0F);
+    }
+    FenceAsyncProxy();
+    NamedBarrierSync(kStoreBarrier + consumer_, 128);
+    if (threadIdx.x % 128 == 0) {
+      Store(work);
+      BarrierArrive(keys_empty);
+    }
+    __syncwarp();
+  }
+
+  // Sends the tiles of dK and dV off, and waits until they have been read.
+  __device__ __forceinline__ void Store(const KeysWork<Layout::kRows>& work) const {
+    const int key = work.key_tile * kHopperTile;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
       const int row = consumer_ * kRows + r;
       if (work.row + row >= p_.rows) break;
       const GroupRow at = work.Row(p_, row);
-      const int keys = p_.keys - key;
-      if (p_.dk.data != nullptr) {
-        StoreVectors<T, kDim>(p_.dk, at, work.head, key, keys, p_.dim, dk_[r], p_.scale);
-      }
+      const std::uint32_t k = k_ + r * 2 * kTileBytes;
+      if (p_.dk.data != nullptr) StoreTensor(p_.dk_map, k, key, work.head, at.row, at.batch);
       if (p_.dv.data != nullptr) {
-        StoreVectors<T, kDim>(p_.dv, at, work.head, key, keys, p_.dim, dv_[r], 1.0F);
+        StoreTensor(p_.dv_map, k + kTileBytes, key, work.head, at.row, at.batch);
       }
     }
+    StoreTensorWaitRead();
   }
 
   // dV and dK of the step before, which was one of row kRow.
@@ -248,26 +253,25 @@ class KeysConsumer {
     const int row = consumer_ * kRows + kRow;
     const std::uint32_t q = stage + row * 2 * kTileBytes;
     const std::uint32_t k = k_ + kRow * 2 * kTileBytes;
-    const std::uint32_t statistics =
-        stage + Layout::kStatistics + row * kStatisticsTileBytes + threadIdx.x % 4 * 16;
+    const std::uint64_t columns = HalvesDescriptor(
+        stage + Layout::kStatistics + row * kColumnsTileBytes, shared_ + Layout::kZeros);
     float s[kScores];
     float dp[kScores];
-    StartGradients(dp, statistics);
     WgmmaFence();
-    MultiplyVectors<T, kDim>(s, k, q, false);
+    MultiplyColumns(s, columns_[kRow].scores[0], columns_[kRow].scores[1], columns, false);
+    MultiplyVectors<T, kDim>(s, k, q, true);
     WgmmaCommit();
+    MultiplyColumns(dp, columns_[kRow].gradients, columns_[kRow].gradients, columns, false);
     MultiplyVectors<T, kDim>(dp, k + kTileBytes, q + kTileBytes, true);
     if constexpr (kBefore) MultiplyBefore<kRowBefore>(tile > (kRow == 0 ? 1 : 0));
     WgmmaCommit();
     WgmmaWait<1>();
     PinRegisters(s);
+    // Exponentials of one warpgroup at a time: in step the two would first wait for each other's
+    // exponentials, then for each other's products.
+    NamedBarrierSync(kTurnBarrier + consumer_, 256);
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) s[i] = fmaf(s[i], p_.scale_log2, bias_[i]);
-    if (masked_[kRow]) {
-#pragma unroll
-      for (int i = 0; i < kScores; ++i) s[i] += i & 2 ? mask_[kRow].y : mask_[kRow].x;
-    }
-    ColumnProbabilities(s, statistics);
+    for (int i = 0; i < kScores; ++i) s[i] = Exp2(fmaf(s[i], p_.scale_log2, bias_[i]));
     WgmmaWait<0>();
     PinRegisters(s);  // rounded from here on: the products of the step before read `weights_`
     PinRegisters(dp);
@@ -277,15 +281,19 @@ class KeysConsumer {
 #pragma unroll
     for (int i = 0; i < kScores; ++i) dp[i] *= s[i];
     RoundWeights<T>(gradients_, dp);
+    NamedBarrierArrive(kTurnBarrier + 1 - consumer_, 256);
   }
+
+  // Barriers of the block: a warpgroup's turn, and its own for dK and dV.
+  static constexpr int kTurnBarrier = 1;
+  static constexpr int kStoreBarrier = kTurnBarrier + Layout::Roles::kConsumers;
 
   const HopperAttentionParams& p_;
   const std::uint32_t shared_;
   const int consumer_;
   RingPosition<Layout::kStages> queries_;
   RingPosition<Layout::kKeyStages> keys_;
-  float2 mask_[kRows];
-  bool masked_[kRows];
+  KeyColumns columns_[kRows];
   float dk_[kRows][kDim / 2], dv_[kRows][kDim / 2];
   float bias_[kScores];
   std::uint32_t weights_[kHopperTile / 16][4];  // P and dS of the step before
@@ -302,12 +310,17 @@ __global__ __launch_bounds__(KeysLayout<kDim>::Roles::kThreads,
   extern __shared__ unsigned char memory[];
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Layout::kStages + Layout::kKeyStages; ++i) {
-      BarrierInit(shared + Layout::Full(i), 1);
-      BarrierInit(shared + Layout::Empty(i), Layout::Roles::kConsumers * 4);
+    for (int stage = 0; stage < Layout::kStages; ++stage) {
+      BarrierInit(shared + Layout::Full(stage), 1);
+      BarrierInit(shared + Layout::Empty(stage), Layout::Roles::kConsumers * 4);
+    }
+    for (int stage = 0; stage < Layout::kKeyStages; ++stage) {
+      BarrierInit(shared + Layout::KeysFull(stage), 1);
+      BarrierInit(shared + Layout::KeysEmpty(stage), Layout::Roles::kConsumers);
     }
     BarrierInitFence();
   }
+  ClearColumns(shared + Layout::kZeros);
   __syncthreads();
   const int warpgroup = Warpgroup();
   if (warpgroup == Layout::Roles::kConsumers) {

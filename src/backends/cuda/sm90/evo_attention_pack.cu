@@ -129,6 +129,19 @@ __global__ __launch_bounds__(kThreads) void PackMaskKernel(
   terms[index] = InUnits(MaskTerm<T>(p, MaskBase(p, at), key), unit);
 }
 
+// A number as a sum of three bfloat16, exact to the last bits of float32.
+struct Parts {
+  float value[3] = {};
+  __device__ __forceinline__ explicit Parts(float rest) {
+#pragma unroll
+    for (float& part : value) {
+      part = __bfloat162float(__float2bfloat16_rn(rest));
+      if (isinf(part)) break;
+      rest -= part;
+    }
+  }
+};
+
 // The same as columns of a product: one thread a key.
 template <typename T>
 __global__ __launch_bounds__(kThreads) void PackMaskColumnsKernel(
@@ -148,18 +161,11 @@ __global__ __launch_bounds__(kThreads) void PackMaskColumnsKernel(
   const std::int64_t batch = mask_rows == 1 ? row : row / mask_rows;
   const RowIndex at(batch, row - batch * mask_rows);
   const float term = MaskTerm<T>(p, MaskBase(p, at), key) / p.scale;
-  float parts[3] = {};
-  float rest = term;
-#pragma unroll
-  for (float& part : parts) {
-    part = __bfloat162float(__float2bfloat16_rn(rest));
-    if (isinf(part)) break;
-    rest -= part;
-  }
+  const Parts parts(term);
   constexpr float kOne = 1.0F;
   columns[index] =
-      make_uint4(Pack(kOne, kOne, __nv_bfloat16{}), Pack(kOne, parts[0], __nv_bfloat16{}),
-                 Pack(parts[1], parts[2], __nv_bfloat16{}), 0);
+      make_uint4(Pack(kOne, kOne, __nv_bfloat16{}), Pack(kOne, parts.value[0], __nv_bfloat16{}),
+                 Pack(parts.value[1], parts.value[2], __nv_bfloat16{}), 0);
 }
 
 // ---- Statistics: heads fastest, as the usual layout has them. ----
@@ -193,12 +199,12 @@ __device__ __forceinline__ float Dot(const uint4& a, const uint4& b, __half) {
 // loads of 16 bytes cover D with four threads; those of kBatch queries are in flight at once.
 template <typename T, int kVectors>
 __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
-    const __grid_constant__ AttentionProblem p, int query_tiles, float4* statistics) {
+    const __grid_constant__ AttentionProblem p, int query_tiles, uint4* statistics) {
   constexpr int kLanes = 4;   // threads that share a query
   constexpr int kHeads = 16;  // at once
   constexpr int kBatch = 4 / kVectors;
   constexpr int kStep = kThreads / kLanes;
-  __shared__ float4 packed[kHeads][kTile / 2];
+  __shared__ uint4 packed[kHeads][kTile];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kLanes;
   const int tile = static_cast<int>(blockIdx.x % query_tiles);
@@ -240,18 +246,21 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
           delta += __shfl_xor_sync(0xFFFFFFFFU, delta, offset);
         }
         if (lane != 0 || item >= count) continue;
-        const int local = item / heads;
-        float* const to = reinterpret_cast<float*>(&packed[item % heads][local / 2]) + local % 2;
-        to[0] = -kLog2E * lse[i];
-        to[2] = -delta;
+        const float bound = 1e30F;
+        const Parts l(fmaxf(fminf(-lse[i] / p.scale, bound), -bound));
+        const Parts d(-delta);
+        packed[item % heads][item / heads] = make_uint4(
+            Pack(l.value[0], l.value[1], __nv_bfloat16{}),
+            Pack(l.value[2], d.value[0], __nv_bfloat16{}),
+            Pack(d.value[1], d.value[2], __nv_bfloat16{}), Pack(1.0F, 1.0F, __nv_bfloat16{}));
       }
     }
     __syncthreads();
-    float4* const to = statistics + ((row * p.heads + first) * query_tiles + tile) * (kTile / 2);
-    for (int i = thread; i < count / 2; i += kThreads) {
-      const int head = i / (kTile / 2);
-      to[static_cast<std::int64_t>(head) * query_tiles * (kTile / 2) + i % (kTile / 2)] =
-          packed[head][i % (kTile / 2)];
+    uint4* const to = statistics + ((row * p.heads + first) * query_tiles + tile) * kTile;
+    for (int i = thread; i < count; i += kThreads) {
+      const int head = i / kTile;
+      to[static_cast<std::int64_t>(head) * query_tiles * kTile + i % kTile] =
+          packed[head][i % kTile];
     }
     __syncthreads();
   }
@@ -274,11 +283,11 @@ Fastest FastestDimension(const AttentionBias& bias) {
 }
 
 template <typename T>
-void LaunchStatistics(const AttentionProblem& p, float* statistics, cudaStream_t stream) {
+void LaunchStatistics(const AttentionProblem& p, void* statistics, cudaStream_t stream) {
   const auto launch = [&](auto kernel) {
     LaunchKernel("evo_attention statistics (cuda sm90a)", kernel,
                  p.batches * p.batch_rows * Tiles(p.queries), kThreads, 0, stream, p,
-                 Tiles(p.queries), reinterpret_cast<float4*>(statistics));
+                 Tiles(p.queries), static_cast<uint4*>(statistics));
   };
   if (p.dim <= 32) return launch(PackStatisticsKernel<T, 1>);
   launch(PackStatisticsKernel<T, 2>);
@@ -300,7 +309,7 @@ std::size_t PackedMaskBytes(const AttentionProblem& p) {
 
 std::size_t PackedStatisticsBytes(const AttentionProblem& p) {
   return static_cast<std::size_t>(p.batches * p.batch_rows * p.heads) *
-         static_cast<std::size_t>(Tiles(p.queries)) * 2 * kTile * sizeof(float);
+         static_cast<std::size_t>(Tiles(p.queries)) * kTile * sizeof(uint4);
 }
 
 void PackBias(const AttentionProblem& p, DType type, float query_unit, float* by_queries,
@@ -362,7 +371,7 @@ PackedMaskColumns PackMaskColumns(const AttentionProblem& p, DType type, void* t
           p.mask.row == 0 ? 0 : row_tiles};
 }
 
-void PackStatistics(const AttentionProblem& p, DType type, float* statistics, cudaStream_t stream) {
+void PackStatistics(const AttentionProblem& p, DType type, void* statistics, cudaStream_t stream) {
   if (type == DType::kBFloat16) return LaunchStatistics<__nv_bfloat16>(p, statistics, stream);
   LaunchStatistics<__half>(p, statistics, stream);
 }

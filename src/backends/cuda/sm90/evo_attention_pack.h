@@ -15,10 +15,11 @@
 // three add up to mask / scale to the precision of float32. A product of sixteen columns, the last
 // eight of them zero, with rows {a, b, c, 1, 1, 1, 0, ...} adds mask / scale + (a + b + c) to
 // <q, k>.
-// Packed statistics are [B, S, H, query_tiles, 32, 4]: for two neighbouring queries both
-// -log2(e) lse (-inf past the last query, so that p is 0 there) and both -delta = -sum over D of
-// dO * O (0 past the last query), which is what a thread of a fragment with queries for columns
-// reads.
+// Packed statistics are such columns too, for each query {three parts of -lse / scale, three of
+// -delta, 1, 1} where delta = sum over D of dO * O: a product with rows {1, 1, 1, 0, 0, 0, high,
+// middle} adds -lse / scale and the mask of a key to the scores, one with {0, 0, 0, 1, 1, 1, 0, 0}
+// adds -delta. Queries past the end and those without keys have -1e30 for -lse / scale, so that p
+// is 0 there: finite, because columns that a product does not want are multiplied by 0.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -45,7 +46,7 @@ PackedMask PackMask(const AttentionProblem& problem, DType type, float unit, flo
 PackedMaskColumns PackMaskColumns(const AttentionProblem& problem, DType type, void* tiles,
                                   cudaStream_t stream);
 // Reads lse, out and dout.
-void PackStatistics(const AttentionProblem& problem, DType type, float* statistics,
+void PackStatistics(const AttentionProblem& problem, DType type, void* statistics,
                     cudaStream_t stream);
 
 }  // namespace megafold::cuda

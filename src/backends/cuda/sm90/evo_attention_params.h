@@ -37,18 +37,19 @@ struct HopperAttentionParams : AttentionProblem {
   // Over (D, token, head, row, batch), boxes of (32 or 64, 64, 1, 1, 1): rows of 64 or 128 bytes,
   // swizzled over their length, zeros past D and past the last token.
   CUtensorMap q_map{}, k_map{}, v_map{}, dout_map{};
+  CUtensorMap dk_map{}, dv_map{};  // where dk and dv are wanted
   int query_tiles = 0, key_tiles = 0;
   float scale_log2 = 1;                    // scale * log2(e)
   float mask_unit = 1;                     // backward: 1 / scale_log2
   const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias
   const float* bias_by_keys = nullptr;     // tiles whose rows are keys
   PackedMask packed_mask;
-  PackedMaskColumns mask_columns;     // forward
-  const float* statistics = nullptr;  // [B, S, H, query_tiles, 32, 4]
-  float* dbias = nullptr;             // [chunks, groups, H, Nq, Nk]
-  int row_chunks = 1;                 // parts that a group's rows are cut into for dQ and dBias
-  int key_blocks = 1;                 // blocks that share the keys out for dQ and dBias
-  int consumer_tiles = 0;             // tiles of keys that each of their warpgroups has
+  PackedMaskColumns mask_columns;             // forward
+  const std::uint16_t* statistics = nullptr;  // bfloat16 [B, S, H, query_tiles, 64, 8]
+  float* dbias = nullptr;                     // [chunks, groups, H, Nq, Nk]
+  int row_chunks = 1;      // parts that a group's rows are cut into for dQ and dBias
+  int key_blocks = 1;      // blocks that share the keys out for dQ and dBias
+  int consumer_tiles = 0;  // tiles of keys that each of their warpgroups has
 };
 
 // The kernels of one storage type and one padded head dimension (32, 48 or 64). Each queues on

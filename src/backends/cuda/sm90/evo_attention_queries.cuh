@@ -33,8 +33,10 @@ struct QueriesLayout {
   static constexpr int kKeys = kBias + kConsumers * kTiles * kBiasTileBytes;
   static constexpr int kQueries = kKeys + kConsumers * kKeyStages * kKeyStageBytes;
   static constexpr int kStatistics = kQueries + kQueryStages * kQueryStageBytes;
-  static constexpr int kMask = kStatistics + kQueryStages * kStatisticsTileBytes;
-  static constexpr int kParts = kMask + kConsumers * kKeyStages * kMaskTileBytes;
+  static constexpr int kMask = kStatistics + kQueryStages * kColumnsTileBytes;
+  static constexpr int kNoMask = kMask + kConsumers * kKeyStages * kColumnsTileBytes;
+  static constexpr int kZeros = kNoMask + kColumnsTileBytes;  // second half of all columns
+  static constexpr int kParts = kZeros + kColumnsTileBytes;
   static constexpr int kReceived = kParts + kConsumers * kPartBytes;
   static constexpr int kBarriers = kReceived + kPartBytes;
 
@@ -113,12 +115,12 @@ __device__ __forceinline__ void FeedQueryRows(const HopperAttentionParams& p,
     const std::uint32_t full = shared + Layout::QueriesFull(ring.stage);
     const std::uint32_t q = shared + Layout::kQueries + ring.stage * Layout::kQueryStageBytes;
     BarrierWait(shared + Layout::QueriesEmpty(ring.stage), ring.EmptyParity());
-    BarrierExpect(full, Layout::kQueryStageBytes + kStatisticsTileBytes);
+    BarrierExpect(full, Layout::kQueryStageBytes + kColumnsTileBytes);
     CopyTensor(q, p.q_map, work.query_tile * kHopperTile, work.head, at.row, at.batch, full);
     CopyTensor(q + Layout::Tile::kBytes, p.dout_map, work.query_tile * kHopperTile, work.head,
                at.row, at.batch, full);
-    CopyBulk(shared + Layout::kStatistics + ring.stage * kStatisticsTileBytes,
-             StatisticsTile(p, at, work.head, work.query_tile), kStatisticsTileBytes, full);
+    CopyBulk(shared + Layout::kStatistics + ring.stage * kColumnsTileBytes,
+             StatisticsTile(p, at, work.head, work.query_tile), kColumnsTileBytes, full);
     ring.Advance();
   }
 }
@@ -144,19 +146,24 @@ __device__ __forceinline__ void FeedKeyRows(const HopperAttentionParams& p, cons
   RingPosition<Layout::kKeyStages> ring;
   for (int i = work.first_row; i < work.last_row; ++i) {
     const GroupRow at(p, work.group, i);
-    const float* const mask = p.packed_mask.terms == nullptr ? nullptr : MaskRow(p, at);
+    const char* const mask = p.mask_columns.tiles == nullptr
+                                 ? nullptr
+                                 : p.mask_columns.tiles + (at.batch * p.mask_columns.batch +
+                                                           at.row * p.mask_columns.row) *
+                                                              kMaskColumnsBytes;
     for (int tile = first; tile < last; ++tile) {
       const int slot = consumer * Layout::kKeyStages + ring.stage;
       const std::uint32_t full = shared + Layout::KeysFull(consumer, ring.stage);
       const std::uint32_t k = shared + Layout::kKeys + slot * Layout::kKeyStageBytes;
       BarrierWait(shared + Layout::KeysEmpty(consumer, ring.stage), ring.EmptyParity());
-      BarrierExpect(full, Layout::kKeyStageBytes + (mask != nullptr ? kMaskTileBytes : 0));
+      BarrierExpect(full, Layout::kKeyStageBytes + (mask != nullptr ? kColumnsTileBytes : 0));
       CopyTensor(k, p.k_map, tile * kHopperTile, work.head, at.row, at.batch, full);
       CopyTensor(k + Layout::Tile::kBytes, p.v_map, tile * kHopperTile, work.head, at.row, at.batch,
                  full);
       if (mask != nullptr) {
-        CopyBulk(shared + Layout::kMask + slot * kMaskTileBytes, mask + tile * kHopperTile,
-                 kMaskTileBytes, full);
+        CopyBulk(shared + Layout::kMask + slot * kColumnsTileBytes,
+                 mask + static_cast<std::int64_t>(tile) * kColumnsTileBytes, kColumnsTileBytes,
+                 full);
       }
       ring.Advance();
     }
@@ -212,20 +219,22 @@ __device__ __forceinline__ bool SumQueryGradient(float (&dq)[kDim / 2], std::uin
   }
   const std::uint32_t buffer = shared + Layout::kReceived;
   if (work.rank + 1 < work.blocks) {
+    if (threadIdx.x % 128 == 0) BarrierExpect(shared + Layout::SumReceived(), Layout::kPartBytes);
     BarrierWaitCluster(shared + Layout::SumReceived(), parity);
     AddFromShared(dq, buffer);
+    PinRegisters(dq);  // read before the signal
     __syncwarp();
     if (signals) BarrierArriveRemote(shared + Layout::SumRead(), work.rank + 1);
   }
   if (work.rank > 0) {
     BarrierWaitCluster(shared + Layout::SumRead(), parity ^ 1U);
     const std::uint32_t remote = RemoteAddress(buffer + threadIdx.x % 128 * 16, work.rank - 1);
+    const std::uint32_t received = RemoteAddress(shared + Layout::SumReceived(), work.rank - 1);
 #pragma unroll
     for (int v = 0; v < kDim / 8; ++v) {
-      StoreRemote(remote + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]});
+      StoreRemote(remote + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]},
+                  received);
     }
-    __syncwarp();
-    if (signals) BarrierArriveRemote(shared + Layout::SumReceived(), work.rank - 1);
   }
   __syncwarp();
   if (signals) {
@@ -237,17 +246,29 @@ __device__ __forceinline__ bool SumQueryGradient(float (&dq)[kDim / 2], std::uin
   return work.rank == 0;
 }
 
-// What a thread knows of its two queries in a row: -lse and -delta.
+__device__ __forceinline__ uint4 LoadSharedWords(std::uint32_t address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address));
+  return value;
+}
+
+// What a thread knows of its two queries in a row.
 struct QueryStatistics {
-  float lse[2], delta[2];
+  std::uint32_t columns[2];  // its part of {three parts of -lse / scale, 1, 1, 1, 0, 0}
+  float delta[2];            // -delta
   __device__ __forceinline__ explicit QueryStatistics(std::uint32_t tile) {
-    const Fragment mine;
+    constexpr std::uint32_t kOne = 0x3F80;  // bfloat16
+    const int lane = static_cast<int>(threadIdx.x % 4);
+    const int row = Fragment().row;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int query = mine.row + half * 8;
-      const float4 pair = LoadShared4(tile + query / 2 * 16);
-      lse[half] = query % 2 ? pair.y : pair.x;
-      delta[half] = query % 2 ? pair.w : pair.z;
+      const uint4 packed = LoadSharedWords(tile + (row + half * 8) * 16);
+      const std::uint32_t second = (packed.y & 0xFFFFU) | kOne << 16;
+      columns[half] = lane == 0 ? packed.x : lane == 1 ? second : lane == 2 ? kOne << 16 | kOne : 0;
+      delta[half] = __uint_as_float(packed.y & 0xFFFF0000U) + __uint_as_float(packed.z << 16) +
+                    __uint_as_float(packed.z & 0xFFFF0000U);
     }
   }
 };
@@ -296,24 +317,21 @@ class QueriesConsumer {
       BarrierWait(shared_ + Layout::BiasFull(consumer_), 0);
     }
     LoadStart(0);
+    if (consumer_ == 1) NamedBarrierArrive(kTurnBarrier, 256);  // the other's first turn
     const int rows = work_.last_row - work_.first_row;
     for (int row = 0; row < rows; ++row) {
       const std::uint32_t q =
           shared_ + Layout::kQueries + queries_.stage * Layout::kQueryStageBytes;
       BarrierWait(shared_ + Layout::QueriesFull(queries_.stage), queries_.FullParity());
-      const QueryStatistics of(shared_ + Layout::kStatistics +
-                               queries_.stage * kStatisticsTileBytes);
+      const QueryStatistics of(shared_ + Layout::kStatistics + queries_.stage * kColumnsTileBytes);
       if constexpr (kBiasGradient) {
 #pragma unroll
         for (int tile = 0; tile < Layout::kTiles; ++tile) {
-          if (tile >= tiles_) break;
-          Consume(of, q, tile, dbias[tile]);
-          if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+          if (tile < p_.consumer_tiles) ConsumeOrPass(of, q, row, tile, dbias[tile]);
         }
       } else {
-        for (int tile = 0; tile < tiles_; ++tile) {
-          Consume(of, q, tile, dbias[0]);
-          if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+        for (int tile = 0; tile < p_.consumer_tiles; ++tile) {
+          ConsumeOrPass(of, q, row, tile, dbias[0]);
         }
       }
       if (tiles_ == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
@@ -333,11 +351,24 @@ class QueriesConsumer {
  private:
   using Layout = QueriesLayout<kDim>;
   static constexpr int kTileBytes = Layout::Tile::kBytes;
+  static constexpr int kTurnBarrier = 1;  // of the block, one for each consumer
 
   // What S of a tile starts from. It does not depend on the row.
   __device__ __forceinline__ void LoadStart(int tile) {
     if (p_.bias_by_queries == nullptr) return;
     LoadBias(s_, shared_ + Layout::kBias + (consumer_ * Layout::kTiles + tile) * kBiasTileBytes);
+  }
+
+  // A consumer that has no such tile passes its turn.
+  __device__ __forceinline__ void ConsumeOrPass(const QueryStatistics& of, std::uint32_t q, int row,
+                                                int tile, float (&dbias)[kScores]) {
+    if (tile < tiles_) {
+      Consume(of, q, tile, dbias);
+      if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+    } else {
+      NamedBarrierSync(kTurnBarrier + consumer_, 256);
+      NamedBarrierArrive(kTurnBarrier + 1 - consumer_, 256);
+    }
   }
 
   // S, dP and dS of one tile of keys together with dQ of the tile before it, which runs while the
@@ -352,19 +383,25 @@ class QueriesConsumer {
 #pragma unroll
     for (int i = 0; i < kScores; ++i) dp[i] = of.delta[i / 2 % 2];
     const std::uint32_t before = release_ == 0 ? k : before_;
+    const std::uint32_t mask = p_.mask_columns.tiles != nullptr
+                                   ? shared_ + Layout::kMask + slot * kColumnsTileBytes
+                                   : shared_ + Layout::kNoMask;
     WgmmaFence();
-    MultiplyVectors<T, kDim>(s, q, k, p_.bias_by_queries != nullptr);
+    MultiplyColumns(s, of.columns[0], of.columns[1],
+                    HalvesDescriptor(mask, shared_ + Layout::kZeros),
+                    p_.bias_by_queries != nullptr);
+    MultiplyVectors<T, kDim>(s, q, k, true);
     WgmmaCommit();
     MultiplyVectors<T, kDim>(dp, q + kTileBytes, k + kTileBytes, true);
     MultiplyWeights<T, kDim>(dq_, gradients_, before, accumulate_);
     WgmmaCommit();
     WgmmaWait<1>();
     PinRegisters(s);
-    if (p_.packed_mask.terms != nullptr) {
-      AddColumnMask(s, shared_ + Layout::kMask + slot * kMaskTileBytes, p_.mask_unit);
-    }
+    // Exponentials of one warpgroup at a time: in step the two would first wait for each other's
+    // exponentials, then for each other's products.
+    NamedBarrierSync(kTurnBarrier + consumer_, 256);
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) s[i] = Exp2(fmaf(s[i], p_.scale_log2, of.lse[i / 2 % 2]));
+    for (int i = 0; i < kScores; ++i) s[i] = Exp2(s[i] * p_.scale_log2);
     WgmmaWait<0>();
     PinRegisters(dp);
     PinRegisters(dq_);
@@ -381,6 +418,7 @@ class QueriesConsumer {
       for (int i = 0; i < kScores; ++i) dbias[i] += dp[i];
     }
     RoundWeights<T>(gradients_, dp);
+    NamedBarrierArrive(kTurnBarrier + 1 - consumer_, 256);
   }
 
   __device__ __forceinline__ void Sum(int row) {
@@ -439,9 +477,15 @@ __global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void Queri
       BarrierInit(shared + Layout::PartEmpty(consumer), 4);
       BarrierInit(shared + Layout::BiasFull(consumer), 1);
     }
-    BarrierInit(shared + Layout::SumReceived(), 4);
+    BarrierInit(shared + Layout::SumReceived(), 1);
     BarrierInit(shared + Layout::SumRead(), 4);
     BarrierInitFence();
+  }
+  ClearColumns(shared + Layout::kZeros);
+  if (threadIdx.x < kHopperTile) {  // {1, 1, 1, 0, 0, 0, 0, 0}
+    StoreShared4(shared + Layout::kNoMask + threadIdx.x * 16,
+                 {__uint_as_float(0x3F803F80U), __uint_as_float(0x3F80U), 0.0F, 0.0F});
+    FenceAsyncProxy();
   }
   const QueriesWork work(p);
   if (work.blocks > 1) {

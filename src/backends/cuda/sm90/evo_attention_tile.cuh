@@ -15,8 +15,7 @@ namespace megafold::cuda {
 
 inline constexpr int kScores = kHopperTile * kHopperTile / 128;  // of which a thread holds
 inline constexpr int kBiasTileBytes = kHopperTile * kHopperTile * 4;
-inline constexpr int kMaskTileBytes = kHopperTile * 4;
-inline constexpr int kStatisticsTileBytes = kHopperTile * 8;
+inline constexpr int kColumnsTileBytes = kHopperTile * 16;  // of mask or statistics
 
 // How a block's threads are divided: consumer warpgroups, then one that feeds them.
 template <int kWarpgroups>
@@ -51,6 +50,24 @@ struct Fragment {
   }
 };
 
+__device__ __forceinline__ float4 LoadShared4(std::uint32_t address) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address));
+  return value;
+}
+__device__ __forceinline__ float2 LoadShared2(std::uint32_t address) {
+  float2 value;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address));
+  return value;
+}
+__device__ __forceinline__ void StoreShared4(std::uint32_t address, float4 value) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
+               "f"(value.y), "f"(value.z), "f"(value.w)
+               : "memory");
+}
+
 // s (+)= A B^T of two tiles of vectors.
 template <typename T, int kDim>
 __device__ __forceinline__ void MultiplyVectors(float (&s)[kScores], std::uint32_t a,
@@ -64,6 +81,21 @@ __device__ __forceinline__ void MultiplyVectors(float (&s)[kScores], std::uint32
         s, Descriptor::FromLow(left + k * Descriptor::kStepKMajor),
         Descriptor::FromLow(right + k * Descriptor::kStepKMajor), accumulate || k > 0);
   }
+}
+
+// s (+)= A B^T for eight columns of bfloat16 more: `columns` describes B, a lane has in `top` and
+// `bottom` columns 2 (lane % 4) and the next one of its two rows of A.
+__device__ __forceinline__ void MultiplyColumns(float (&s)[kScores], std::uint32_t top,
+                                                std::uint32_t bottom, std::uint64_t columns,
+                                                bool accumulate) {
+  const std::uint32_t a[4] = {top, bottom, 0, 0};
+  Wgmma<__nv_bfloat16, kHopperTile>::Run<Order::kKMajor>(s, a, columns, accumulate);
+}
+
+// Fills a tile of columns with zeros; a barrier of the block follows.
+__device__ __forceinline__ void ClearColumns(std::uint32_t tile) {
+  if (threadIdx.x < kHopperTile) StoreShared4(tile + threadIdx.x * 16, {0.0F, 0.0F, 0.0F, 0.0F});
+  FenceAsyncProxy();
 }
 
 // c (+)= W B of a tile of weights, already rounded, and a tile of vectors.
@@ -88,24 +120,6 @@ __device__ __forceinline__ void RoundWeights(std::uint32_t (&weights)[kHopperTil
   for (int k = 0; k < kHopperTile / 16; ++k) ScoresAsA<T>(weights[k], p, k);
 }
 
-__device__ __forceinline__ float4 LoadShared4(std::uint32_t address) {
-  float4 value;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-               : "r"(address));
-  return value;
-}
-__device__ __forceinline__ float2 LoadShared2(std::uint32_t address) {
-  float2 value;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address));
-  return value;
-}
-__device__ __forceinline__ void StoreShared4(std::uint32_t address, float4 value) {
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
-               "f"(value.y), "f"(value.z), "f"(value.w)
-               : "memory");
-}
-
 // A thread's bias from a packed tile (evo_attention_pack.h).
 __device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t tile) {
   const std::uint32_t mine = tile + threadIdx.x % 128 * 16;
@@ -116,20 +130,6 @@ __device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t t
     bias[4 * v + 1] = value.y;
     bias[4 * v + 2] = value.z;
     bias[4 * v + 3] = value.w;
-  }
-}
-
-// x += unit * the mask of the columns, where some column of the tile has one.
-__device__ __forceinline__ void AddColumnMask(float (&x)[kScores], std::uint32_t mask, float unit) {
-  const float2 pair = LoadShared2(mask + threadIdx.x % 32 * 8);
-  if (!__any_sync(0xFFFFFFFFU, pair.x != 0.0F || pair.y != 0.0F)) return;
-#pragma unroll
-  for (int v = 0; v < kScores / 4; ++v) {
-    const float2 term = LoadShared2(mask + v * 32 + threadIdx.x % 4 * 8);
-    x[4 * v] = fmaf(term.x, unit, x[4 * v]);
-    x[4 * v + 1] = fmaf(term.y, unit, x[4 * v + 1]);
-    x[4 * v + 2] = fmaf(term.x, unit, x[4 * v + 2]);
-    x[4 * v + 3] = fmaf(term.y, unit, x[4 * v + 3]);
   }
 }
 
@@ -152,11 +152,10 @@ __device__ __forceinline__ const float* MaskRow(const HopperAttentionParams& p,
 }
 
 // A tile's statistics (evo_attention_pack.h).
-__device__ __forceinline__ const float* StatisticsTile(const HopperAttentionParams& p,
-                                                       const GroupRow& at, int head, int tile) {
+__device__ __forceinline__ const void* StatisticsTile(const HopperAttentionParams& p,
+                                                      const GroupRow& at, int head, int tile) {
   const std::int64_t row = static_cast<std::int64_t>(at.batch) * p.batch_rows + at.row;
-  return p.statistics +
-         ((row * p.heads + head) * p.query_tiles + tile) * (kStatisticsTileBytes / 4);
+  return p.statistics + ((row * p.heads + head) * p.query_tiles + tile) * (kColumnsTileBytes / 2);
 }
 
 // Lane j of a quad gives word i of its own and receives word j of lane i.
@@ -202,6 +201,23 @@ __device__ __forceinline__ void StoreQuery(T* to, const float (&out)[kDim / 2], 
           *reinterpret_cast<std::uint32_t*>(to + column) = word(group + i);
       }
     }
+  }
+}
+
+// Writes accumulators times `factor` as a tile of vectors.
+template <typename T, int kDim>
+__device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[kDim / 2],
+                                          float factor) {
+  constexpr int kPitch = VectorTile<kDim>::kPitch;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int row = static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane % 16;
+  const int swizzle = kPitch == 64 ? row / 2 % 4 : row % 8;  // of 16-byte chunks
+  const auto word = [&](int i) { return Pack(c[2 * i] * factor, c[2 * i + 1] * factor, T{}); };
+#pragma unroll
+  for (int chunk = 0; chunk < kDim / 8; chunk += 2) {
+    const std::uint32_t at =
+        tile + row * kPitch + static_cast<std::uint32_t>((chunk + lane / 16) ^ swizzle) * 16;
+    StoreMatrix(at, word(2 * chunk), word(2 * chunk + 1), word(2 * chunk + 2), word(2 * chunk + 3));
   }
 }
 
