@@ -105,9 +105,12 @@ __device__ __forceinline__ void StoreTensor(const CUtensorMap& map, std::uint32_
       "r"(src), "r"(0), "r"(token), "r"(head), "r"(row), "r"(batch)
       : "memory");
 }
-// Waits until this thread's stores have read their sources.
+__device__ __forceinline__ void StoreTensorCommit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Waits until this thread's stores, all of them committed, have read their sources.
 __device__ __forceinline__ void StoreTensorWaitRead() {
-  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<std::uint64_t>(&map)) : "memory");

@@ -228,6 +228,7 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   p.k_map = MakeTensorMap(args.k, box);
   p.v_map = MakeTensorMap(args.v, box);
   p.dout_map = MakeTensorMap(args.dout, box);
+  if (args.dq.defined()) p.dq_map = MakeTensorMap(args.dq, box);
   if (args.dk.defined()) p.dk_map = MakeTensorMap(args.dk, box);
   if (args.dv.defined()) p.dv_map = MakeTensorMap(args.dv, box);
   // dQ and dBias start products from the bias, in the units of <q, k>.

@@ -64,8 +64,13 @@ void HopperAttention<kType, kDim>::BackwardQueries(const HopperAttentionParams& 
     LaunchClusters("evo_attention dQ, dBias (cuda sm90a)", kernel, blocks, p.key_blocks,
                    QueriesLayout<kDim>::Roles::kThreads, QueriesLayout<kDim>::kBytes, stream, p);
   };
-  if (p.dbias != nullptr) return launch(QueriesKernel<T, kDim, true>);
-  launch(QueriesKernel<T, kDim, false>);
+  const bool masked = p.mask_columns.tiles != nullptr;
+  if (p.dbias != nullptr) {
+    return masked ? launch(QueriesKernel<T, kDim, true, true>)
+                  : launch(QueriesKernel<T, kDim, true, false>);
+  }
+  masked ? launch(QueriesKernel<T, kDim, false, true>)
+         : launch(QueriesKernel<T, kDim, false, false>);
 }
 
 }  // namespace megafold::cuda

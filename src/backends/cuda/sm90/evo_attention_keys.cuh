@@ -218,6 +218,7 @@ class KeysConsumer {
         StoreTensor(p_.dv_map, k + kTileBytes, key, work.head, at.row, at.batch);
       }
     }
+    StoreTensorCommit();
     StoreTensorWaitRead();
   }
 

@@ -37,7 +37,7 @@ struct HopperAttentionParams : AttentionProblem {
   // Over (D, token, head, row, batch), boxes of (32 or 64, 64, 1, 1, 1): rows of 64 or 128 bytes,
   // swizzled over their length, zeros past D and past the last token.
   CUtensorMap q_map{}, k_map{}, v_map{}, dout_map{};
-  CUtensorMap dk_map{}, dv_map{};  // where dk and dv are wanted
+  CUtensorMap dq_map{}, dk_map{}, dv_map{};  // of what is wanted
   int query_tiles = 0, key_tiles = 0;
   float scale_log2 = 1;                    // scale * log2(e)
   float mask_unit = 1;                     // backward: 1 / scale_log2

@@ -34,11 +34,13 @@ struct QueriesLayout {
   static constexpr int kQueries = kKeys + kConsumers * kKeyStages * kKeyStageBytes;
   static constexpr int kStatistics = kQueries + kQueryStages * kQueryStageBytes;
   static constexpr int kMask = kStatistics + kQueryStages * kColumnsTileBytes;
-  static constexpr int kNoMask = kMask + kConsumers * kKeyStages * kColumnsTileBytes;
-  static constexpr int kZeros = kNoMask + kColumnsTileBytes;  // second half of all columns
+  static constexpr int kZeros = kMask + kConsumers * kKeyStages * kColumnsTileBytes;
   static constexpr int kParts = kZeros + kColumnsTileBytes;
   static constexpr int kReceived = kParts + kConsumers * kPartBytes;
-  static constexpr int kBarriers = kReceived + kPartBytes;
+  // Tiles of dQ that leave: one for each consumer where they fit.
+  static constexpr int kOutTiles = kDim <= 32 ? kConsumers : 1;
+  static constexpr int kOut = kReceived + kPartBytes;
+  static constexpr int kBarriers = kOut + kOutTiles * Tile::kBytes;
 
   static __device__ __forceinline__ std::uint32_t Barrier(int index) {
     return kBarriers + index * 8;
@@ -201,21 +203,20 @@ __device__ __forceinline__ void HandOver(const float (&dq)[kDim / 2], std::uint3
 }
 
 // Sums dQ of the block's row number `row` over the consumers of the cluster, for the consumer whose
-// turn it is; true when `dq` is the sum that is to be stored. It signals the parts as read when it
-// has done all else, so whoever hands over the next part knows that this sum is complete: a phase
-// of a barrier below never begins before the one before it has been waited for.
-template <int kDim>
-__device__ __forceinline__ bool SumQueryGradient(float (&dq)[kDim / 2], std::uint32_t shared,
-                                                 const QueriesWork& work, int row) {
+// turn it is, and stores it or hands it on. It signals the parts as read when it has done all else,
+// so whoever hands over the next part knows that this sum is complete: a phase of a barrier below
+// never begins before the one before it has been waited for.
+template <typename T, int kDim>
+__device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
+                                                 const QueriesWork& work, std::uint32_t shared,
+                                                 int consumer, int row) {
   using Layout = QueriesLayout<kDim>;
-  const bool signals = threadIdx.x % 32 == 0;
   const auto parity = static_cast<std::uint32_t>(row & 1);
+  float dq[kDim / 2] = {};
 #pragma unroll
-  for (float& x : dq) x = 0.0F;
-#pragma unroll
-  for (int consumer = 0; consumer < Layout::kConsumers; ++consumer) {
-    BarrierWait(shared + Layout::PartFull(consumer), parity);
-    AddFromShared(dq, shared + Layout::kParts + consumer * Layout::kPartBytes);
+  for (int part = 0; part < Layout::kConsumers; ++part) {
+    BarrierWait(shared + Layout::PartFull(part), parity);
+    AddFromShared(dq, shared + Layout::kParts + part * Layout::kPartBytes);
   }
   const std::uint32_t buffer = shared + Layout::kReceived;
   if (work.rank + 1 < work.blocks) {
@@ -224,8 +225,14 @@ __device__ __forceinline__ bool SumQueryGradient(float (&dq)[kDim / 2], std::uin
     AddFromShared(dq, buffer);
     PinRegisters(dq);  // read before the signal
     __syncwarp();
-    if (signals) BarrierArriveRemote(shared + Layout::SumRead(), work.rank + 1);
+    if (threadIdx.x % 32 == 0) BarrierArriveRemote(shared + Layout::SumRead(), work.rank + 1);
   }
+  const bool stores = work.rank == 0 && p.dq.data != nullptr;
+  const std::uint32_t out =
+      shared + Layout::kOut + consumer % Layout::kOutTiles * Layout::Tile::kBytes;
+  // The tile that left from there two rows ago has long been read.
+  if (Layout::kOutTiles > 1 && threadIdx.x % 128 == 0) StoreTensorWaitRead();
+  NamedBarrierSync(1 + consumer, 128);
   if (work.rank > 0) {
     BarrierWaitCluster(shared + Layout::SumRead(), parity ^ 1U);
     const std::uint32_t remote = RemoteAddress(buffer + threadIdx.x % 128 * 16, work.rank - 1);
@@ -235,15 +242,25 @@ __device__ __forceinline__ bool SumQueryGradient(float (&dq)[kDim / 2], std::uin
       StoreRemote(remote + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]},
                   received);
     }
+  } else if (stores) {
+    WriteTile<T, kDim>(out, dq, p.scale);
+    FenceAsyncProxy();
   }
-  __syncwarp();
-  if (signals) {
+  PinRegisters(dq);  // the parts have been read
+  NamedBarrierSync(1 + consumer, 128);
+  if (threadIdx.x % 128 == 0) {
+    if (stores) {
+      const GroupRow at(p, work.group, work.first_row + row);
+      StoreTensor(p.dq_map, out, work.query_tile * kHopperTile, work.head, at.row, at.batch);
+      StoreTensorCommit();
+      if (Layout::kOutTiles == 1) StoreTensorWaitRead();
+    }
 #pragma unroll
-    for (int consumer = 0; consumer < Layout::kConsumers; ++consumer) {
-      BarrierArrive(shared + Layout::PartEmpty(consumer));
+    for (int part = 0; part < Layout::kConsumers; ++part) {
+      BarrierArrive(shared + Layout::PartEmpty(part));
     }
   }
-  return work.rank == 0;
+  __syncwarp();
 }
 
 __device__ __forceinline__ uint4 LoadSharedWords(std::uint32_t address) {
@@ -254,21 +271,18 @@ __device__ __forceinline__ uint4 LoadSharedWords(std::uint32_t address) {
   return value;
 }
 
-// What a thread knows of its two queries in a row.
+// What a thread knows of its two queries in a row: -log2(e) lse and -delta.
 struct QueryStatistics {
-  std::uint32_t columns[2];  // its part of {three parts of -lse / scale, 1, 1, 1, 0, 0}
-  float delta[2];            // -delta
-  __device__ __forceinline__ explicit QueryStatistics(std::uint32_t tile) {
-    constexpr std::uint32_t kOne = 0x3F80;  // bfloat16
-    const int lane = static_cast<int>(threadIdx.x % 4);
+  float lse[2], delta[2];
+  __device__ __forceinline__ QueryStatistics(std::uint32_t tile, float scale_log2) {
+    const auto low = [](std::uint32_t pair) { return __uint_as_float(pair << 16); };
+    const auto high = [](std::uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000U); };
     const int row = Fragment().row;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint4 packed = LoadSharedWords(tile + (row + half * 8) * 16);
-      const std::uint32_t second = (packed.y & 0xFFFFU) | kOne << 16;
-      columns[half] = lane == 0 ? packed.x : lane == 1 ? second : lane == 2 ? kOne << 16 | kOne : 0;
-      delta[half] = __uint_as_float(packed.y & 0xFFFF0000U) + __uint_as_float(packed.z << 16) +
-                    __uint_as_float(packed.z & 0xFFFF0000U);
+      lse[half] = scale_log2 * (low(packed.x) + high(packed.x) + low(packed.y));
+      delta[half] = high(packed.y) + low(packed.z) + high(packed.z);
     }
   }
 };
@@ -298,7 +312,7 @@ __device__ __forceinline__ void StoreBiasGradient(const HopperAttentionParams& p
   }
 }
 
-template <typename T, int kDim, bool kBiasGradient>
+template <typename T, int kDim, bool kBiasGradient, bool kMasked>
 class QueriesConsumer {
  public:
   __device__ __forceinline__ QueriesConsumer(const HopperAttentionParams& params,
@@ -316,23 +330,24 @@ class QueriesConsumer {
     if (p_.bias_by_queries != nullptr && tiles_ > 0) {
       BarrierWait(shared_ + Layout::BiasFull(consumer_), 0);
     }
-    LoadStart(0);
-    if (consumer_ == 1) NamedBarrierArrive(kTurnBarrier, 256);  // the other's first turn
     const int rows = work_.last_row - work_.first_row;
     for (int row = 0; row < rows; ++row) {
       const std::uint32_t q =
           shared_ + Layout::kQueries + queries_.stage * Layout::kQueryStageBytes;
       BarrierWait(shared_ + Layout::QueriesFull(queries_.stage), queries_.FullParity());
-      const QueryStatistics of(shared_ + Layout::kStatistics + queries_.stage * kColumnsTileBytes);
+      const QueryStatistics of(shared_ + Layout::kStatistics + queries_.stage * kColumnsTileBytes,
+                               p_.scale_log2);
+      const auto consume = [&](int tile, float(&sum)[kScores]) {
+        Consume(of, q, tile, sum);
+        if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+      };
       if constexpr (kBiasGradient) {
 #pragma unroll
         for (int tile = 0; tile < Layout::kTiles; ++tile) {
-          if (tile < p_.consumer_tiles) ConsumeOrPass(of, q, row, tile, dbias[tile]);
+          if (tile < tiles_) consume(tile, dbias[tile]);
         }
       } else {
-        for (int tile = 0; tile < p_.consumer_tiles; ++tile) {
-          ConsumeOrPass(of, q, row, tile, dbias[0]);
-        }
+        for (int tile = 0; tile < tiles_; ++tile) consume(tile, dbias[0]);
       }
       if (tiles_ == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
       if (threadIdx.x % 32 == 0) BarrierArrive(shared_ + Layout::QueriesEmpty(queries_.stage));
@@ -351,25 +366,6 @@ class QueriesConsumer {
  private:
   using Layout = QueriesLayout<kDim>;
   static constexpr int kTileBytes = Layout::Tile::kBytes;
-  static constexpr int kTurnBarrier = 1;  // of the block, one for each consumer
-
-  // What S of a tile starts from. It does not depend on the row.
-  __device__ __forceinline__ void LoadStart(int tile) {
-    if (p_.bias_by_queries == nullptr) return;
-    LoadBias(s_, shared_ + Layout::kBias + (consumer_ * Layout::kTiles + tile) * kBiasTileBytes);
-  }
-
-  // A consumer that has no such tile passes its turn.
-  __device__ __forceinline__ void ConsumeOrPass(const QueryStatistics& of, std::uint32_t q, int row,
-                                                int tile, float (&dbias)[kScores]) {
-    if (tile < tiles_) {
-      Consume(of, q, tile, dbias);
-      if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
-    } else {
-      NamedBarrierSync(kTurnBarrier + consumer_, 256);
-      NamedBarrierArrive(kTurnBarrier + 1 - consumer_, 256);
-    }
-  }
 
   // S, dP and dS of one tile of keys together with dQ of the tile before it, which runs while the
   // exponentials of S are taken. Before the first tile dQ of nothing is computed, from dS = 0.
@@ -377,31 +373,33 @@ class QueriesConsumer {
                                           float (&dbias)[kScores]) {
     const int slot = consumer_ * Layout::kKeyStages + keys_.stage;
     const std::uint32_t k = shared_ + Layout::kKeys + slot * Layout::kKeyStageBytes;
-    float(&s)[kScores] = s_;
+    const bool has_bias = p_.bias_by_queries != nullptr;
+    float s[kScores];
     float dp[kScores];
+    if (has_bias) {  // the block's own, whatever the row
+      LoadBias(s, shared_ + Layout::kBias + (consumer_ * Layout::kTiles + tile) * kBiasTileBytes);
+    }
     BarrierWait(shared_ + Layout::KeysFull(consumer_, keys_.stage), keys_.FullParity());
 #pragma unroll
     for (int i = 0; i < kScores; ++i) dp[i] = of.delta[i / 2 % 2];
     const std::uint32_t before = release_ == 0 ? k : before_;
-    const std::uint32_t mask = p_.mask_columns.tiles != nullptr
-                                   ? shared_ + Layout::kMask + slot * kColumnsTileBytes
-                                   : shared_ + Layout::kNoMask;
     WgmmaFence();
-    MultiplyColumns(s, of.columns[0], of.columns[1],
-                    HalvesDescriptor(mask, shared_ + Layout::kZeros),
-                    p_.bias_by_queries != nullptr);
-    MultiplyVectors<T, kDim>(s, q, k, true);
+    if constexpr (kMasked) {
+      // {0, 0, 0, 1, 1, 1, 0, 0}: the three parts of the mask.
+      const int lane = static_cast<int>(threadIdx.x % 4);
+      const std::uint32_t ones = lane == 1 ? 0x3F800000U : lane == 2 ? 0x3F803F80U : 0;
+      const std::uint32_t mask = shared_ + Layout::kMask + slot * kColumnsTileBytes;
+      MultiplyColumns(s, ones, ones, HalvesDescriptor(mask, shared_ + Layout::kZeros), has_bias);
+    }
+    MultiplyVectors<T, kDim>(s, q, k, kMasked || has_bias);
     WgmmaCommit();
     MultiplyVectors<T, kDim>(dp, q + kTileBytes, k + kTileBytes, true);
     MultiplyWeights<T, kDim>(dq_, gradients_, before, accumulate_);
     WgmmaCommit();
     WgmmaWait<1>();
     PinRegisters(s);
-    // Exponentials of one warpgroup at a time: in step the two would first wait for each other's
-    // exponentials, then for each other's products.
-    NamedBarrierSync(kTurnBarrier + consumer_, 256);
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) s[i] = Exp2(s[i] * p_.scale_log2);
+    for (int i = 0; i < kScores; ++i) s[i] = Exp2(fmaf(s[i], p_.scale_log2, of.lse[i / 2 % 2]));
     WgmmaWait<0>();
     PinRegisters(dp);
     PinRegisters(dq_);
@@ -412,22 +410,17 @@ class QueriesConsumer {
     keys_.Advance();
 #pragma unroll
     for (int i = 0; i < kScores; ++i) dp[i] *= s[i];
-    LoadStart(tile + 1 < tiles_ ? tile + 1 : 0);
     if constexpr (kBiasGradient) {
 #pragma unroll
       for (int i = 0; i < kScores; ++i) dbias[i] += dp[i];
     }
     RoundWeights<T>(gradients_, dp);
-    NamedBarrierArrive(kTurnBarrier + 1 - consumer_, 256);
   }
 
-  __device__ __forceinline__ void Sum(int row) {
-    if (row % Layout::kConsumers != consumer_) return;
-    float sum[kDim / 2];
-    if (!SumQueryGradient<kDim>(sum, shared_, work_, row) || p_.dq.data == nullptr) return;
-    const int token = work_.query_tile * kHopperTile;
-    StoreVectors<T, kDim>(p_.dq, GroupRow(p_, work_.group, work_.first_row + row), work_.head,
-                          token, p_.queries - token, p_.dim, sum, p_.scale);
+  __device__ __forceinline__ void Sum(int row) const {
+    if (row % Layout::kConsumers == consumer_) {
+      SumQueryGradient<T, kDim>(p_, work_, shared_, consumer_, row);
+    }
   }
 
   // dQ of the last tile.
@@ -449,7 +442,6 @@ class QueriesConsumer {
   const int consumer_, first_, tiles_;
   RingPosition<Layout::kQueryStages> queries_;
   RingPosition<Layout::kKeyStages> keys_;
-  float s_[kScores];
   float dq_[kDim / 2] = {};
   std::uint32_t gradients_[kHopperTile / 16][4] = {};  // dS of the tile before
   std::uint32_t before_ = 0;                           // its K
@@ -457,7 +449,7 @@ class QueriesConsumer {
   bool accumulate_ = false;                            // it is not the first of its row
 };
 
-template <typename T, int kDim, bool kBiasGradient>
+template <typename T, int kDim, bool kBiasGradient, bool kMasked>
 __global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void QueriesKernel(
     const __grid_constant__ HopperAttentionParams p) {
   using Layout = QueriesLayout<kDim>;
@@ -474,7 +466,7 @@ __global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void Queri
         BarrierInit(shared + Layout::KeysEmpty(consumer, stage), 4);
       }
       BarrierInit(shared + Layout::PartFull(consumer), 4);
-      BarrierInit(shared + Layout::PartEmpty(consumer), 4);
+      BarrierInit(shared + Layout::PartEmpty(consumer), 1);
       BarrierInit(shared + Layout::BiasFull(consumer), 1);
     }
     BarrierInit(shared + Layout::SumReceived(), 1);
@@ -482,11 +474,6 @@ __global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void Queri
     BarrierInitFence();
   }
   ClearColumns(shared + Layout::kZeros);
-  if (threadIdx.x < kHopperTile) {  // {1, 1, 1, 0, 0, 0, 0, 0}
-    StoreShared4(shared + Layout::kNoMask + threadIdx.x * 16,
-                 {__uint_as_float(0x3F803F80U), __uint_as_float(0x3F80U), 0.0F, 0.0F});
-    FenceAsyncProxy();
-  }
   const QueriesWork work(p);
   if (work.blocks > 1) {
     ClusterSync();
@@ -504,7 +491,7 @@ __global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void Queri
     }
   } else {
     TakeRegisters<Layout::Roles::kConsumerRegisters>();
-    QueriesConsumer<T, kDim, kBiasGradient>(p, work, shared, warpgroup).Run();
+    QueriesConsumer<T, kDim, kBiasGradient, kMasked>(p, work, shared, warpgroup).Run();
   }
   // A block's shared memory must outlive what its neighbour sends to it.
   if (work.blocks > 1) {
