@@ -355,6 +355,7 @@ class QueriesConsumer {
       if (row > 0) Sum(row - 1);
     }
     Finish(rows - 1);
+    if (threadIdx.x % 128 == 0) StoreTensorWaitRead();  // before the block ends
     if constexpr (kBiasGradient) {
 #pragma unroll
       for (int tile = 0; tile < Layout::kTiles; ++tile) {
