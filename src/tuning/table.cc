@@ -1,11 +1,11 @@
 #include "tuning/table.h"
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "megafold/core/error.h"
+#include "megafold/core/read_file.h"
 
 namespace megafold::tuning {
 namespace {
@@ -119,12 +119,9 @@ Table ReadTable(const std::filesystem::path& file) {
     Fail(ErrorCode::kDataCorrupt, file.string(), ": has ", bytes, " bytes, expected at most ",
          kMostBytes);
   }
-  std::string text(static_cast<std::size_t>(bytes), '\0');
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream.read(text.data(), static_cast<std::streamsize>(bytes))) {
-    Fail(ErrorCode::kNotFound, file.string(), ": cannot read this file");
-  }
-  return ParseTable(text, file.string());
+  const std::optional<std::string> text = ReadFile(file.string(), kMostBytes);
+  if (!text) Fail(ErrorCode::kNotFound, file.string(), ": cannot read this file");
+  return ParseTable(*text, file.string());
 }
 
 }  // namespace megafold::tuning

@@ -1,6 +1,6 @@
 #include "backends/cpu/cpu_backend.h"
 
-#include <fstream>
+#include <string>
 
 #include "backends/cpu/evo_attention.h"
 #include "backends/cpu/layer_norm_linear.h"
@@ -10,6 +10,7 @@
 #include "backends/cpu/ref/triangle_multiplication.h"
 #include "backends/cpu/transition.h"
 #include "backends/cpu/triangle_multiplication.h"
+#include "megafold/core/read_file.h"
 
 namespace megafold::cpu {
 namespace {
@@ -63,10 +64,11 @@ std::span<const TriangleMultiplicationImplementation> TriangleMultiplicationImpl
 }
 
 std::string DeviceName() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    const std::size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  const std::string info = ReadFile("/proc/cpuinfo", 1 << 16).value_or("");
+  const std::size_t line = info.find("model name");
+  const std::size_t start = line == std::string::npos ? line : info.find(": ", line);
+  if (start != std::string::npos) {
+    return info.substr(start + 2, info.find('\n', start) - start - 2);
   }
   return "unnamed processor";
 }

@@ -1,6 +1,6 @@
 #include <cuda_runtime.h>
 
-#include <fstream>
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -8,6 +8,7 @@
 #include "backends/cuda/device/guard.h"
 #include "backends/cuda/sm80/evo_attention.h"
 #include "backends/cuda/sm90/evo_attention.h"
+#include "megafold/core/read_file.h"
 
 namespace megafold::cuda {
 
@@ -42,8 +43,12 @@ std::string DriverName() {
   const std::string cuda = StrCat("CUDA ", version / 1000, ".", version % 1000 / 10);
   // "NVRM version: NVIDIA UNIX ... Module for x86_64  580.159.04  Release Build ...", where the
   // system shows it.
-  std::ifstream info("/proc/driver/nvidia/version");
-  for (std::string word; info >> word;) {
+  const std::string info = ReadFile("/proc/driver/nvidia/version", 4096).value_or("");
+  constexpr const char* kSpace = " \t\n";
+  for (std::size_t end = 0, start;
+       (start = info.find_first_not_of(kSpace, end)) != std::string::npos;) {
+    end = std::min(info.find_first_of(kSpace, start), info.size());
+    const std::string word = info.substr(start, end - start);
     if (word.find('.') != std::string::npos &&
         word.find_first_not_of("0123456789.") == std::string::npos) {
       return StrCat(word, ", ", cuda);

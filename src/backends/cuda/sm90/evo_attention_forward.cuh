@@ -26,6 +26,7 @@ namespace megafold::cuda {
 // before the query's shift has been fitted to its scores: float16 holds p from 6e-5 to 65504.
 inline constexpr float kLargestSum = 1024.0F;
 inline constexpr float kLeastSum = 1.0F / 64.0F;
+inline constexpr float kHidden = -131072.0F;  // in log2 units, -90,852 in natural ones
 
 // Rows of an item and computing warpgroups: what the registers hold.
 struct ForwardTiling {
@@ -214,7 +215,9 @@ struct ForwardRow {
   }
 
   // Fits the shifts to the scores x, which have the present ones off, and takes the change off x. A
-  // shift that has served for keys only grows. `first` says that `out` holds nothing yet.
+  // shift that has served for keys only grows. Scores below kHidden are no keys at all: a shift to
+  // there would leave nothing of <q, k> in the sums of the keys that follow. `first` says that
+  // `out` holds nothing yet.
   __device__ __forceinline__ void Fit(float (&x)[kScores], bool first, float inverse_scale) {
     bool fitted = true;
 #pragma unroll
@@ -231,7 +234,7 @@ struct ForwardRow {
         served = fmaxf(served, __shfl_xor_sync(0xFFFFFFFFU, served, lanes));
       }
       if (served > 0.0F) best = fmaxf(best, 0.0F);
-      if (best == -kInfinity) {
+      if (!(shift[half] + best > kHidden)) {
         best = 0.0F;
         fitted = false;
       }
