@@ -75,7 +75,10 @@ int KeyBlocks(const ops::EvoAttentionBackwardArgs& args) {
 }
 
 Support SupportsOperands(const TensorView& q, const TensorView& k, const TensorView& v,
-                         const TensorView& bias) {
+                         const TensorView& bias, float scale) {
+  // The matrix units add terms / scale to <q, k>.
+  constexpr float kMinScale = 1e-6F;
+  if (!(std::abs(scale) >= kMinScale)) return Support::No("the scale is next to 0");
   if (!IsHopper(q.device.index)) return Support::No("the device is not of compute capability 9.0");
   if (q.size(4) % 8 != 0 || FindInstance(q) == nullptr) {
     return Support::No(StrCat("no kernel for ", Name(q.dtype), " with head dimension ", q.size(4)));
@@ -95,13 +98,12 @@ Support SupportsOperands(const TensorView& q, const TensorView& k, const TensorV
 }
 
 Support SupportsBackward(const ops::EvoAttentionBackwardArgs& args) {
-  const Support operands = SupportsOperands(args.q, args.k, args.v, args.bias);
+  const Support operands = SupportsOperands(args.q, args.k, args.v, args.bias, args.scale);
   if (!operands) return operands;
   for (const TensorView* view : {&args.dout, &args.out, &args.dq, &args.dk, &args.dv}) {
     if (!view->defined()) continue;
     if (const char* refusal = TensorMapRefusal(*view)) return Support::No(refusal);
   }
-  if (!(std::abs(args.scale) > 1e-6F)) return Support::No("scale is 0, or nearly");
   if (KeyBlocks(args) > kMaxKeyBlocks) {
     return Support::No(
         StrCat("more than ", kMaxKeyBlocks, " blocks would share the keys of a bias"));
@@ -146,10 +148,11 @@ class Workspaces {
  public:
   explicit Workspaces(void* data) : data_(static_cast<char*>(data)) {}
   // Null for nothing, and where there is no memory.
-  float* Take(std::size_t bytes) {
+  template <typename T = float>
+  T* Take(std::size_t bytes) {
     char* const at = data_ == nullptr || bytes == 0 ? nullptr : data_ + used_;
     used_ += (bytes + 255) / 256 * 256;
-    return reinterpret_cast<float*>(at);
+    return reinterpret_cast<T*>(at);
   }
   std::size_t used() const { return used_; }
 
@@ -164,8 +167,8 @@ struct BackwardPlan {
   float* bias_by_queries = nullptr;
   float* bias_by_keys = nullptr;
   float* mask = nullptr;
-  float* mask_columns = nullptr;
-  float* statistics = nullptr;
+  void* mask_columns = nullptr;
+  std::uint16_t* statistics = nullptr;
   float* parts = nullptr;  // where dBias has more than one
   std::size_t bytes = 0;
 
@@ -195,7 +198,7 @@ BackwardPlan::BackwardPlan(const ops::EvoAttentionBackwardArgs& args, void* memo
   if (WantsKeys(args)) bias_by_keys = space.Take(PackedBiasBytes(p));
   if (WantsKeys(args)) mask = space.Take(PackedMaskBytes(p));
   if (WantsQueries(args)) mask_columns = space.Take(PackedMaskColumnsBytes(p));
-  statistics = space.Take(PackedStatisticsBytes(p));
+  statistics = space.Take<std::uint16_t>(PackedStatisticsBytes(p));
   if (args.dbias.defined()) {
     p.row_chunks = RowChunks(p, p.key_blocks, SizeOf(args.q.dtype));
     p.dbias = args.dbias.ptr<float>();
@@ -238,7 +241,7 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   if (WantsKeys(args)) p.packed_mask = PackMask(p, type, kLog2E, plan.mask, queue);
   if (WantsQueries(args)) p.mask_columns = PackMaskColumns(p, type, plan.mask_columns, queue);
   PackStatistics(p, type, plan.statistics, queue);
-  p.statistics = reinterpret_cast<const std::uint16_t*>(plan.statistics);
+  p.statistics = plan.statistics;
   if (WantsKeys(args)) instance.keys(p, queue);
   if (WantsQueries(args)) instance.queries(p, queue);
   if (plan.parts != nullptr) {
@@ -250,12 +253,9 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
 // ---- Forward: the bias and the mask are packed. ----
 
 Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
-  const Support operands = SupportsOperands(args.q, args.k, args.v, args.bias);
+  const Support operands = SupportsOperands(args.q, args.k, args.v, args.bias, args.scale);
   if (!operands) return operands;
   if (const char* refusal = TensorMapRefusal(args.out)) return Support::No(refusal);
-  // The matrix units add mask / scale and -maximum / scale to <q, k>.
-  constexpr float kMinScale = 1e-6F;
-  if (!(std::abs(args.scale) >= kMinScale)) return Support::No("the scale is next to 0");
   if (MakeAttentionProblem(args).rows < 2) return Support::No("a bias serves one row alone");
   return Support::Yes();
 }
@@ -277,7 +277,7 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stre
   static_cast<AttentionProblem&>(p) = MakeAttentionProblem(args);
   p.query_tiles = Tiles(p.queries);
   p.key_tiles = Tiles(p.keys);
-  p.scale_log2 = static_cast<float>(args.scale * 1.44269504088896340736);
+  p.scale_log2 = args.scale * kLog2E;
   const int box = instance.dim <= 32 ? 32 : 64;
   p.q_map = MakeTensorMap(args.q, box);
   p.k_map = MakeTensorMap(args.k, box);

@@ -25,7 +25,7 @@ struct PackedMask {
   std::int64_t batch = 0, row = 0;
 };
 
-// The same for the forward, which lets the matrix units add them (evo_attention_pack.h): a tile of
+// The same where keys are columns and the matrix units add them (evo_attention_pack.h): a tile of
 // 64 keys is 1 KiB, row r of batch b starts at tile b * batch + r * row.
 inline constexpr int kMaskColumnsBytes = kHopperTile * 16;
 struct PackedMaskColumns {
@@ -39,12 +39,12 @@ struct HopperAttentionParams : AttentionProblem {
   CUtensorMap q_map{}, k_map{}, v_map{}, dout_map{};
   CUtensorMap dq_map{}, dk_map{}, dv_map{};  // of what is wanted
   int query_tiles = 0, key_tiles = 0;
-  float scale_log2 = 1;                    // scale * log2(e)
-  float mask_unit = 1;                     // backward: 1 / scale_log2
-  const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias
-  const float* bias_by_keys = nullptr;     // tiles whose rows are keys
-  PackedMask packed_mask;
-  PackedMaskColumns mask_columns;             // forward
+  float scale_log2 = 1;                       // scale * log2(e)
+  float mask_unit = 1;                        // backward: 1 / scale_log2
+  const float* bias_by_queries = nullptr;     // tiles whose rows are queries; null without a bias
+  const float* bias_by_keys = nullptr;        // tiles whose rows are keys
+  PackedMask packed_mask;                     // dK, dV
+  PackedMaskColumns mask_columns;             // forward, dQ and dBias
   const std::uint16_t* statistics = nullptr;  // bfloat16 [B, S, H, query_tiles, 64, 8]
   float* dbias = nullptr;                     // [chunks, groups, H, Nq, Nk]
   int row_chunks = 1;      // parts that a group's rows are cut into for dQ and dBias
