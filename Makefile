@@ -1,6 +1,6 @@
 # Thin targets over scripts/setup.py and the CMake presets.
 #
-#   make demo    set everything up, build, train a small AlphaFold 3 on a shipped entry, draw the picture
+#   make demo    set everything up, build, train a small AlphaFold 3 on shipped entries, draw the picture
 #   make test    set everything up, build, run the C++ and Python tests and the sanitizers
 #   make build   set everything up and build
 #

@@ -259,6 +259,7 @@ RunSummary Trainer::Run(const BatchSourceFactory& make_source) {
   RunSummary summary;
   summary.first_step = state_.step;
   const std::unique_ptr<BatchSource> source = make_source(state_.batches);
+  ahead_.reset();  // of an earlier source
   Progress progress(out_, {options_.terminal, config_.steps, state_.step, config_.report_every});
   std::vector<double> losses;
   std::int64_t saved_step = options_.resume ? state_.step : -1;

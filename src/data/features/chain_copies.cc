@@ -10,8 +10,8 @@ using ResidueAtoms = std::span<const Atom>;
 
 // The residues that have atoms; copies of an entity have the same ones in the same order.
 struct ChainResidues {
-  std::vector<std::vector<ResidueAtoms>> residues;   // of each chain
-  std::map<std::int32_t, std::size_t> place_of_uid;  // ref_space_uid -> place in its chain
+  std::vector<std::vector<ResidueAtoms>> residues;  // of each chain
+  std::vector<std::size_t> place_of_uid;            // ref_space_uid -> place in its chain
 };
 
 std::size_t ChainOf(const Entry& entry, const Atom& atom) {
@@ -21,11 +21,12 @@ std::size_t ChainOf(const Entry& entry, const Atom& atom) {
 ChainResidues ResiduesOf(const Entry& entry) {
   ChainResidues chains{std::vector<std::vector<ResidueAtoms>>(entry.chains.size()), {}};
   const std::span<const Atom> all(entry.atoms);
+  chains.place_of_uid.resize(static_cast<std::size_t>(all.back().ref_space_uid) + 1);
   for (std::size_t first = 0; first < all.size();) {
     std::size_t end = first;
     while (end < all.size() && all[end].ref_space_uid == all[first].ref_space_uid) ++end;
     auto& residues = chains.residues[ChainOf(entry, all[first])];
-    chains.place_of_uid.emplace(all[first].ref_space_uid, residues.size());
+    chains.place_of_uid[static_cast<std::size_t>(all[first].ref_space_uid)] = residues.size();
     residues.push_back(all.subspan(first, end - first));
     first = end;
   }
@@ -77,7 +78,7 @@ void AddChainCopies(const Entry& entry, const std::vector<std::int32_t>& tokens,
     const ChainResidues by_chain = ResiduesOf(entry);
     for (std::size_t i = 0; i < atoms.size(); ++i) {
       const Atom& atom = entry.atoms[static_cast<std::size_t>(atoms[i])];
-      const std::size_t place = by_chain.place_of_uid.at(atom.ref_space_uid);
+      const std::size_t place = by_chain.place_of_uid[static_cast<std::size_t>(atom.ref_space_uid)];
       const auto& chains = copies_of(ChainOf(entry, atom));
       for (std::size_t k = 0; k < chains.size(); ++k) {
         const Atom* copy = Find(by_chain.residues[chains[k]].at(place), atom);
