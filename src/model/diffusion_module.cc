@@ -1,6 +1,7 @@
 #include "model/diffusion_module.h"
 
 #include "megafold/core/error.h"
+#include "megafold/core/tensor_view.h"
 #include "model/autocast.h"
 
 namespace megafold::model {
@@ -46,7 +47,8 @@ at::Tensor DiffusionModuleImpl::forward(const at::Tensor& x, const at::Tensor& s
   Require(x.dim() == 4 && x.size(2) == layout.atoms() && x.size(3) == 3 && sigma.dim() == 2 &&
               sigma.size(0) == x.size(0) && sigma.size(1) == x.size(1),
           "the denoiser takes positions [B, S, ", layout.atoms(),
-          ", 3] and noise levels [B, S], got ", x.sizes(), " and ", sigma.sizes());
+          ", 3] and noise levels [B, S], got ", ShapeString(x.sizes()), " and ",
+          ShapeString(sigma.sizes()));
   const EdmScaling scaling = ScalingAt(sigma, sigma_data_);
   const at::Tensor s = conditioning_->AtNoiseLevel(context.single, sigma);
   const AtomEncoding encoding = encoder_(context.atom, layout, x * scaling.in);

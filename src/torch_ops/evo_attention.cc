@@ -35,8 +35,10 @@ at::Tensor EmptyInOrderOf(const at::Tensor& like) {
 ForwardResult AllocateForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                               const OptionalTensor& mask, const OptionalTensor& bias,
                               std::optional<double> /*scale*/) {
-  Require(q.dim() == 5 && k.dim() == 5 && v.dim() == 5, "evo_attention: q, k, v have shapes ",
-          q.sym_sizes(), ", ", k.sym_sizes(), ", ", v.sym_sizes(), ", expected [B, S, N, H, D]");
+  if (q.dim() != 5 || k.dim() != 5 || v.dim() != 5) {
+    Fail(ErrorCode::kInvalidArgument, "evo_attention: q, k, v have shapes ", ShapeText(q), ", ",
+         ShapeText(k), ", ", ShapeText(v), ", expected [B, S, N, H, D]");
+  }
   Require(!mask || !mask->defined() || mask->dim() == 5, "evo_attention: mask has ",
           mask ? mask->dim() : 0, " dimensions, expected [B or 1, S or 1, 1, 1, Nk]");
   Require(!bias || !bias->defined() || bias->dim() == 5, "evo_attention: bias has ",

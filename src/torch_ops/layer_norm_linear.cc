@@ -24,8 +24,10 @@ ForwardResult AllocateForward(const at::Tensor& x, const OptionalTensor& /*gamma
                               const OptionalTensor& /*beta*/, const at::Tensor& weight,
                               const OptionalTensor& /*linear_bias*/, double /*eps*/) {
   Require(x.dim() >= 1, "layer_norm_linear: x has no dimension, expected [..., K]");
-  Require(weight.dim() == 2, "layer_norm_linear: weight has shape ", weight.sym_sizes(),
-          ", expected [C, K]");
+  if (weight.dim() != 2) {
+    Fail(ErrorCode::kInvalidArgument, "layer_norm_linear: weight has shape ", ShapeText(weight),
+         ", expected [C, K]");
+  }
   c10::SymDimVector lead(x.sym_sizes().begin(), x.sym_sizes().end() - 1);
   const auto statistics = x.options().dtype(StatisticsType(x));
   at::Tensor mean = x.new_empty_symint(lead, statistics);

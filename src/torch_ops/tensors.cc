@@ -90,6 +90,16 @@ TensorView ToView(const char* name, const std::optional<at::Tensor>& tensor) {
   return tensor.has_value() ? ToView(name, *tensor) : TensorView{};
 }
 
+std::string ShapeText(const at::Tensor& tensor) {
+  std::string text;
+  for (const c10::SymInt& size : tensor.sym_sizes()) {
+    if (!text.empty()) text += ", ";
+    const std::optional<std::int64_t> number = size.maybe_as_int();
+    text += number ? StrCat(*number) : size.toSymNode()->str();
+  }
+  return "[" + text + "]";
+}
+
 TensorView Inputs::Packed(const char* name, const std::optional<at::Tensor>& tensor) {
   if (!tensor || !tensor->defined() || tensor->dim() == 0) return ToView(name, tensor);
   if (tensor->size(-1) <= 1 || tensor->stride(-1) == 1) return ToView(name, *tensor);

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "megafold/core/device.h"
@@ -24,6 +25,9 @@ Device ToDevice(const char* name, c10::Device device);
 // device or layout that no operator knows; `name` says which operand it was.
 TensorView ToView(const char* name, const at::Tensor& tensor);
 TensorView ToView(const char* name, const std::optional<at::Tensor>& tensor);
+
+// "[2, 3]", for messages; symbolic sizes by their names.
+std::string ShapeText(const at::Tensor& tensor);
 
 // Views of an operator's inputs. Keeps the copies that a view had to be made of, so it must outlive
 // the call.

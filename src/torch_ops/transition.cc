@@ -25,9 +25,10 @@ ForwardResult AllocateForward(const at::Tensor& x, const OptionalTensor& /*gamma
                               const OptionalTensor& /*beta*/, const at::Tensor& g1,
                               const at::Tensor& g2, const at::Tensor& w2, double /*eps*/) {
   Require(x.dim() >= 1, "transition: x has no dimension, expected [..., K]");
-  Require(g1.dim() == 2 && g2.dim() == 2 && w2.dim() == 2, "transition: g1, g2, w2 have shapes ",
-          g1.sym_sizes(), ", ", g2.sym_sizes(), ", ", w2.sym_sizes(),
-          ", expected [E*K, K], [E*K, K], [K, E*K]");
+  if (g1.dim() != 2 || g2.dim() != 2 || w2.dim() != 2) {
+    Fail(ErrorCode::kInvalidArgument, "transition: g1, g2, w2 have shapes ", ShapeText(g1), ", ",
+         ShapeText(g2), ", ", ShapeText(w2), ", expected [E*K, K], [E*K, K], [K, E*K]");
+  }
   const auto lead = x.sym_sizes().slice(0, static_cast<std::size_t>(x.dim() - 1));
   const auto statistics = x.options().dtype(StatisticsType(x));
   return {x.new_empty_symint(x.sym_sizes()), x.new_empty_symint(lead, statistics),

@@ -50,10 +50,14 @@ ForwardResult AllocateForward(const at::Tensor& x, const OptionalTensor& /*mask*
                               const at::Tensor& /*wbg*/, const OptionalTensor& /*gamma_out*/,
                               const OptionalTensor& /*beta_out*/, const at::Tensor& /*wop*/,
                               const at::Tensor& /*wog*/, double /*eps*/) {
-  Require(x.dim() == 4, "triangle_multiplication: x has shape ", x.sym_sizes(),
-          ", expected [B, N, N, C]");
-  Require(wap.dim() == 2, "triangle_multiplication: wap has shape ", wap.sym_sizes(),
-          ", expected [Ch, C]");
+  if (x.dim() != 4) {
+    Fail(ErrorCode::kInvalidArgument, "triangle_multiplication: x has shape ", ShapeText(x),
+         ", expected [B, N, N, C]");
+  }
+  if (wap.dim() != 2) {
+    Fail(ErrorCode::kInvalidArgument, "triangle_multiplication: wap has shape ", ShapeText(wap),
+         ", expected [Ch, C]");
+  }
   const auto sizes = x.sym_sizes();
   return {x.new_empty_symint(sizes),
           x.new_empty_symint({sizes[0], sizes[1], sizes[2], wap.sym_size(0)})};

@@ -8,6 +8,7 @@
 
 #include "megafold/core/build_info.h"
 #include "megafold/core/error.h"
+#include "megafold/core/tensor_view.h"
 #include "train/files.h"
 
 namespace megafold::train {
@@ -77,9 +78,10 @@ class Pending {
       }
       const at::Tensor& tensor = it->second;
       if (tensor.sizes() != target.sizes() || tensor.scalar_type() != target.scalar_type()) {
-        Fail(ErrorCode::kDataCorrupt, file.string(), ": '", name, "' is ", tensor.sizes(), " ",
-             at::toString(tensor.scalar_type()), ", this configuration's model wants ",
-             target.sizes(), " ", at::toString(target.scalar_type()));
+        Fail(ErrorCode::kDataCorrupt, file.string(), ": '", name, "' is ",
+             ShapeString(tensor.sizes()), " ", at::toString(tensor.scalar_type()),
+             ", this configuration's model wants ", ShapeString(target.sizes()), " ",
+             at::toString(target.scalar_type()));
       }
     }
     for (const auto& [name, tensor] : read_) {
