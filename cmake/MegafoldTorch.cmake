@@ -41,11 +41,14 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(megafold_libtorch INTERFACE -Wno-array-bounds -Wno-stringop-overflow)
 endif()
 
-# <torch/torch.h> takes most of a file's compile time: targets that read it say
+# PyTorch's headers take most of a file's compile time: targets that read them say
 # target_precompile_headers(x REUSE_FROM megafold_torch_pch) and link megafold_libtorch and megafold_options.
+# Only what most files need: GCC instantiates the templates that a precompiled header left pending anew in each file, 3 s
+# a file for <torch/torch.h>. A target must not add an -include of its own: GCC then leaves the precompiled header unread.
 add_library(megafold_torch_pch OBJECT "${CMAKE_SOURCE_DIR}/src/torch_ops/pch.cc")
 target_link_libraries(megafold_torch_pch PRIVATE megafold_options megafold_libtorch)
-target_precompile_headers(megafold_torch_pch PRIVATE <torch/torch.h>)
+target_precompile_headers(megafold_torch_pch PRIVATE
+  <ATen/ATen.h> <torch/nn/module.h> <torch/nn/modules/container/modulelist.h> <torch/nn/pimpl.h>)
 
 # The same for a program: what it compiles must be position-independent like the header was, not merely -fPIE.
 function(megafold_reuse_torch_pch target)

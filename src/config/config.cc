@@ -169,7 +169,10 @@ void Override(const std::vector<Field>& fields, const std::string& assignment) {
   const std::string key = assignment.substr(0, equals);
   Reader reader(fields, source);
   reader.set_numbered(false);
-  reader.ReadEntry(YAML::Node(key), Parse(assignment.substr(equals + 1), source), key);
+  const std::string text = assignment.substr(equals + 1);
+  // YAML takes no text for null; who writes `key=` means the empty text.
+  const YAML::Node value = text.empty() ? YAML::Node(text) : Parse(text, source);
+  reader.ReadEntry(YAML::Node(key), value, key);
 }
 
 std::string ToYaml(const std::vector<Field>& fields) {

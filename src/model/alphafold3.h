@@ -2,7 +2,8 @@
 // confidence heads and their losses are not part of it yet.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <cstdint>
 #include <string>

@@ -6,7 +6,8 @@
 // computed and kept once for all samples.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include "model/atom_layout.h"
 #include "model/config.h"

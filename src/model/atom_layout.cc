@@ -1,6 +1,6 @@
 #include "model/atom_layout.h"
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <vector>
 

@@ -2,7 +2,7 @@
 // pass.
 #pragma once
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <functional>
 #include <vector>

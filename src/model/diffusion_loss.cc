@@ -1,6 +1,6 @@
 #include "model/diffusion_loss.h"
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include "model/autocast.h"
 #include "model/rigid.h"

@@ -1,7 +1,8 @@
 // DiffusionModule (Algorithm 20): the denoiser, in the preconditioning of EDM (Karras et al. 2022).
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include "model/atom_attention.h"
 #include "model/diffusion_conditioning.h"

@@ -1,6 +1,6 @@
 #include "model/diffusion_sampler.h"
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <cmath>
 

@@ -1,5 +1,7 @@
 #include "model/diffusion_transformer.h"
 
+#include <torch/nn/modules/container/modulelist.h>
+
 #include "model/checkpoint.h"
 
 namespace megafold::model {

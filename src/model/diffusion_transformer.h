@@ -3,7 +3,8 @@
 // is the AtomTransformer.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <cstdint>
 #include <vector>

@@ -1,7 +1,8 @@
 // DistogramHead and its loss.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include "model/config.h"
 #include "model/features.h"

@@ -1,7 +1,8 @@
 // InputFeatureEmbedder (Algorithm 2).
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include "model/atom_attention.h"
 #include "model/atom_layout.h"

@@ -5,7 +5,8 @@
 // Masks are bool, true for what exists. An optional tensor may be undefined.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <cstdint>
 

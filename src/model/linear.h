@@ -1,7 +1,8 @@
 // Linear layers and LayerNorm with AlphaFold's initialisation.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <cstdint>
 

@@ -1,5 +1,7 @@
 #include "model/msa_module.h"
 
+#include <torch/nn/modules/container/modulelist.h>
+
 #include <cmath>
 #include <numbers>
 

@@ -1,7 +1,8 @@
 // MsaModule (Algorithm 8). The data pipeline has sampled the alignment's rows.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <vector>
 

@@ -1,5 +1,7 @@
 #include "model/pairformer.h"
 
+#include <torch/nn/modules/container/modulelist.h>
+
 #include "model/checkpoint.h"
 
 namespace megafold::model {

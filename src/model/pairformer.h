@@ -1,7 +1,8 @@
 // PairStack and PairformerStack (Algorithm 17).
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <vector>
 

@@ -1,7 +1,7 @@
 // Randomness that follows from a seed alone: no global generator is read or moved.
 #pragma once
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <cstdint>
 #include <string_view>

@@ -1,7 +1,8 @@
 // RelativePositionEncoding (Algorithm 3).
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <cstdint>
 

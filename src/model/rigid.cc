@@ -1,6 +1,6 @@
 #include "model/rigid.h"
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 namespace megafold::model {
 

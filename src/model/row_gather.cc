@@ -1,6 +1,7 @@
 #include "model/row_gather.h"
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 namespace megafold::model {
 

@@ -1,5 +1,7 @@
 #include "model/template_embedder.h"
 
+#include <torch/nn/modules/container/modulelist.h>
+
 #include <limits>
 
 #include "model/checkpoint.h"

@@ -1,7 +1,8 @@
 // TemplateEmbedder (Algorithm 16).
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include <vector>
 

@@ -2,7 +2,8 @@
 // representations (Algorithm 1, lines 1 to 14).
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
 
 #include "model/atom_layout.h"
 #include "model/config.h"

@@ -1,1 +1,2 @@
-// Nothing of its own: the object that the precompiled <torch/torch.h> belongs to.
+// Nothing of its own: the object that PyTorch's precompiled headers belong to
+// (cmake/MegafoldTorch.cmake).

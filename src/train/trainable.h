@@ -1,7 +1,7 @@
 // What the trainer needs to know of a model: nothing about its layers.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <cstdint>
 #include <map>

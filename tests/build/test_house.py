@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -71,6 +73,29 @@ def test_no_streams_where_python_loads(folder: str) -> None:
     assert files
     using = [f"{path.relative_to(ROOT)} includes <{name}>" for path in files for _, name in INCLUDE.findall(path.read_text()) if name in STREAMS]
     assert not using, "\n".join(using)
+
+
+def test_gemmi_comes_after_cstdint() -> None:
+    """gemmi before 0.6 uses std::uint8_t without its header, which GCC 13 no longer brings along."""
+    for path in sorted((ROOT / "src/data").rglob("*.h")):
+        names = [name for _, name in INCLUDE.findall(path.read_text())]
+        first = next((i for i, name in enumerate(names) if name.startswith("gemmi/")), None)
+        assert first is None or "cstdint" in names[:first], f"{path.relative_to(ROOT)}: include <cstdint> before gemmi"
+
+
+def test_precompiled_header_comes_first() -> None:
+    """GCC reads a precompiled header only as the first -include, and does not say when it leaves it unread."""
+    if "MEGAFOLD_LIBRARY_DIR" not in os.environ:
+        pytest.skip("MEGAFOLD_LIBRARY_DIR is not set: there is no build tree to look at")
+    database = Path(os.environ["MEGAFOLD_LIBRARY_DIR"]).resolve().parent / "compile_commands.json"
+    if not database.is_file():
+        pytest.skip(f"{database.parent} is not a build tree: an installed package is under test")
+    commands = [entry["command"].split() for entry in json.loads(database.read_text())]
+    using = [command for command in commands if any(word.endswith("cmake_pch.hxx") for word in command)]
+    assert using
+    for command in using:
+        first = command[command.index("-include") + 1]
+        assert first.endswith("cmake_pch.hxx"), f"{command[-1]}: -include {first} comes before the precompiled header"
 
 
 def test_every_source_folder_is_in_the_table() -> None:

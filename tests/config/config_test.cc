@@ -155,6 +155,18 @@ TEST(Config, OverridesGoThroughTheSameChecks) {
   EXPECT_EQ(OverrideError("rate"), "--set rate: expected key=value, such as train.steps=100");
 }
 
+TEST(Config, OverridesWithNothingSetTheEmptyText) {
+  Root root;
+  root.name = "before";
+  OverrideIn(root, "name=");
+  EXPECT_EQ(root.name, "");
+  EXPECT_EQ(OverrideError("rate="), "--set rate=: 'rate' is '', expected a number greater than 0");
+  EXPECT_EQ(OverrideError("sizes="),
+            "--set sizes=: 'sizes' is '', expected a list [a, b, ...], each an integer of at least "
+            "1");
+  EXPECT_EQ(OverrideError("model="), "--set model=: 'model' is '', expected a section of keys");
+}
+
 TEST(Config, WritesWhatItReadsBack) {
   Root root;
   ReadTextInto(root,

@@ -2,6 +2,7 @@
 #include "model/atom_attention.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "megafold/core/error.h"
 #include "model/random.h"

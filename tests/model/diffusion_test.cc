@@ -1,5 +1,6 @@
 // The diffusion module, its training step and its sampler.
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 

@@ -1,7 +1,7 @@
 // Which parameters a loss can depend on.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <vector>
 

@@ -1,5 +1,6 @@
 // Rigid motions and the diffusion losses.
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 

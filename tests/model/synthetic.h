@@ -1,7 +1,7 @@
 // Small random batches and models for the tests of src/model.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <cstdint>
 #include <string>

@@ -1,7 +1,8 @@
 // Writes what tests/parity/diffusion.py compares: random inputs, parameters and this library's
 // results, as .npy files.
 //   model_diffusion_dump FOLDER
-#include <torch/torch.h>
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cstdio>
 #include <string>

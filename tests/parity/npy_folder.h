@@ -1,7 +1,7 @@
 // A folder of .npy files: how a program here hands tensors to a Python script.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <cstdint>
 #include <filesystem>

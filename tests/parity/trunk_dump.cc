@@ -1,7 +1,8 @@
 // Writes what tests/parity/trunk.py compares: random inputs, parameters and this library's results
 // at the paper's sizes.
 //   model_trunk_dump FOLDER
-#include <torch/torch.h>
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cstdio>
 #include <string>

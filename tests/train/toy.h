@@ -1,7 +1,10 @@
 // A small model and data that stand in for AlphaFold 3 and the pipeline: the trainer knows neither.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/pimpl.h>
+#include <torch/utils.h>
 
 #include <atomic>
 #include <filesystem>

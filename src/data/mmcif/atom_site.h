@@ -1,6 +1,7 @@
 // The coordinates of an mmCIF file: residues with their atoms, one alternative of each.
 #pragma once
 
+#include <cstdint>
 #include <gemmi/cifdoc.hpp>
 #include <string>
 #include <vector>

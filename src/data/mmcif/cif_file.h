@@ -1,6 +1,7 @@
 // The CIF format, through gemmi. Only cif_file.cc sees gemmi's parser, which is slow to compile.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <gemmi/cifdoc.hpp>
 #include <string>

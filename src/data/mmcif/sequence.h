@@ -1,6 +1,7 @@
 // The sequences of a file's polymers, with the residues that have no coordinates.
 #pragma once
 
+#include <cstdint>
 #include <gemmi/cifdoc.hpp>
 #include <map>
 #include <string>
