@@ -1,6 +1,6 @@
 #include "model/chain_permutation.h"
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <algorithm>
 #include <cstdint>

@@ -63,7 +63,7 @@ def test_includes_go_one_way(folder: str) -> None:
 
 
 STREAMS = {"sstream", "iostream", "ostream", "istream", "fstream", "iomanip", "iosfwd", "locale"}
-LOADED_BY_PYTHON = ("include", "src/core", "src/ops", "src/backends", "src/torch_ops")
+LOADED_BY_PYTHON = ("include", "src/core", "src/ops", "src/backends", "src/tuning", "src/torch_ops")
 
 
 @pytest.mark.parametrize("folder", LOADED_BY_PYTHON)
