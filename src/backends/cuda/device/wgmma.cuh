@@ -31,9 +31,6 @@ struct TileDescriptor {
     constexpr std::uint32_t kHigh = std::uint32_t{kPitch == 64 ? 2 : 1} << 30 | 8 * kPitch / 16;
     return static_cast<std::uint64_t>(kHigh) << 32 | low;
   }
-  static __device__ __forceinline__ std::uint64_t At(std::uint32_t address) {
-    return FromLow(Low(address));
-  }
   // Added to the low half: the next 16 of K for a K-major tile, and for an MN-major one.
   static constexpr std::uint32_t kStepKMajor = 32 / 16;
   static constexpr std::uint32_t kStepMnMajor = 16 * kPitch / 16;

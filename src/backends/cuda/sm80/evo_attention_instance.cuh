@@ -1,25 +1,11 @@
 // Bodies of PortableAttention: the kernel for the shape of the problem.
 #pragma once
 
+#include "backends/cuda/attention/element.cuh"
 #include "backends/cuda/sm80/evo_attention_bias_gradient.cuh"
 #include "backends/cuda/sm80/evo_attention_forward.cuh"
 
 namespace megafold::cuda {
-
-template <DType kType>
-struct ElementOf;
-template <>
-struct ElementOf<DType::kFloat32> {
-  using Type = float;
-};
-template <>
-struct ElementOf<DType::kBFloat16> {
-  using Type = __nv_bfloat16;
-};
-template <>
-struct ElementOf<DType::kFloat16> {
-  using Type = __half;
-};
 
 // Calls `run` with the shape as a constant. Wide elements and vectors have a single tiling.
 template <int kElementBytes, int kDim, typename Run>

@@ -3,23 +3,13 @@
 
 #include <algorithm>
 
+#include "backends/cuda/attention/element.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/sm90/evo_attention_forward.cuh"
 #include "backends/cuda/sm90/evo_attention_keys.cuh"
 #include "backends/cuda/sm90/evo_attention_queries.cuh"
 
 namespace megafold::cuda {
-
-template <DType kType>
-struct HopperElementOf;
-template <>
-struct HopperElementOf<DType::kBFloat16> {
-  using Type = __nv_bfloat16;
-};
-template <>
-struct HopperElementOf<DType::kFloat16> {
-  using Type = __half;
-};
 
 inline int Multiprocessors() {
   int device = 0;
@@ -32,7 +22,7 @@ inline int Multiprocessors() {
 
 template <DType kType, int kDim>
 void HopperAttention<kType, kDim>::Forward(const HopperAttentionParams& p, cudaStream_t stream) {
-  using T = typename HopperElementOf<kType>::Type;
+  using T = typename ElementOf<kType>::Type;
   using Tiling = ForwardTilingType<kDim <= 32 ? 3 : 2, kDim <= 48 ? 3 : 2>;
   const int blocks = std::min(ForwardItems(p, Tiling::kValue), Multiprocessors());
   const auto launch = [&](auto kernel, std::size_t bytes) {
@@ -48,7 +38,7 @@ void HopperAttention<kType, kDim>::Forward(const HopperAttentionParams& p, cudaS
 template <DType kType, int kDim>
 void HopperAttention<kType, kDim>::BackwardKeys(const HopperAttentionParams& p,
                                                 cudaStream_t stream) {
-  using T = typename HopperElementOf<kType>::Type;
+  using T = typename ElementOf<kType>::Type;
   using Layout = KeysLayout<kDim>;
   const int blocks = std::min(KeysWork<Layout::kRows>::Count(p), Multiprocessors());
   LaunchKernel("evo_attention dK, dV (cuda sm90a)", KeysKernel<T, kDim>, blocks,
@@ -58,7 +48,7 @@ void HopperAttention<kType, kDim>::BackwardKeys(const HopperAttentionParams& p,
 template <DType kType, int kDim>
 void HopperAttention<kType, kDim>::BackwardQueries(const HopperAttentionParams& p,
                                                    cudaStream_t stream) {
-  using T = typename HopperElementOf<kType>::Type;
+  using T = typename ElementOf<kType>::Type;
   const std::int64_t blocks = p.groups * p.key_blocks * p.query_tiles * p.heads * p.row_chunks;
   const auto launch = [&](auto kernel) {
     LaunchClusters("evo_attention dQ, dBias (cuda sm90a)", kernel, blocks, p.key_blocks,

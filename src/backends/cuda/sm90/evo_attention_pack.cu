@@ -3,7 +3,7 @@
 
 #include "backends/cuda/attention/problem.cuh"
 #include "backends/cuda/device/launch.cuh"
-#include "backends/cuda/device/mma.cuh"
+#include "backends/cuda/device/ptx.cuh"
 #include "backends/cuda/sm90/evo_attention_pack.h"
 
 namespace megafold::cuda {

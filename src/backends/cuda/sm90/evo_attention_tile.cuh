@@ -57,11 +57,6 @@ __device__ __forceinline__ float4 LoadShared4(std::uint32_t address) {
                : "r"(address));
   return value;
 }
-__device__ __forceinline__ float2 LoadShared2(std::uint32_t address) {
-  float2 value;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address));
-  return value;
-}
 __device__ __forceinline__ void StoreShared4(std::uint32_t address, float4 value) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x),
                "f"(value.y), "f"(value.z), "f"(value.w)
@@ -218,21 +213,6 @@ __device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[k
     const std::uint32_t at =
         tile + row * kPitch + static_cast<std::uint32_t>((chunk + lane / 16) ^ swizzle) * 16;
     StoreMatrix(at, word(2 * chunk), word(2 * chunk + 1), word(2 * chunk + 2), word(2 * chunk + 3));
-  }
-}
-
-// Stores accumulators times `factor`; `tokens` vectors of the tile are inside.
-template <typename T, int kDim>
-__device__ __forceinline__ void StoreVectors(const AttentionOperand& to, const GroupRow& at,
-                                             int head, int token, int tokens, int dim,
-                                             const float (&c)[kDim / 2], float factor) {
-  const Fragment mine;
-  T* const base = static_cast<T*>(to.data) + at.batch * to.batch + at.row * to.row +
-                  head * to.head + (static_cast<std::int64_t>(token) + mine.row) * to.token;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    StoreQuery<T, kDim>(base + half * 8 * to.token, c, half, factor, dim,
-                        mine.row + half * 8 < tokens);
   }
 }
 
