@@ -79,10 +79,14 @@ def apt_install(packages: list[str]) -> bool:
     if prefix is None:
         return False
     say(f"installing {' '.join(packages)}")
-    environment = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o=Dpkg::Use-Pty=0"]
-    subprocess.run([*environment, "update"], check=False, stdout=subprocess.DEVNULL)
-    command = [*environment, "install", "-y", "--no-install-recommends", *packages]
-    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o=Dpkg::Use-Pty=0"]
+    errors = ""
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        done = subprocess.run([*apt, *words], check=False, capture_output=True, text=True)
+        errors += done.stderr
+    if done.returncode != 0:
+        print(errors, end="", file=sys.stderr)  # of use only now: a bare machine's apt warns of much that is no fault
+    return done.returncode == 0
 
 
 def install_system_libraries() -> None:
