@@ -6,8 +6,11 @@ set(MEGAFOLD_CUDA_ARCHS "80-virtual;80-real;90a-real" CACHE STRING "CUDA archite
 
 function(megafold_find_backend language name compiler)
   set(have OFF)
-  if("${MEGAFOLD_${language}}" STREQUAL "OFF")
+  find_program(MEGAFOLD_${compiler}_PROGRAM ${compiler})
+  if("${MEGAFOLD_${language}}" STREQUAL "OFF" AND MEGAFOLD_${compiler}_PROGRAM)
     set(detail "left out: configured with MEGAFOLD_${language}=OFF")
+  elseif("${MEGAFOLD_${language}}" STREQUAL "OFF")
+    set(detail "left out: no ${compiler} was found when this build was configured, and MEGAFOLD_${language} is OFF")
   else()
     check_language(${language})
     if(CMAKE_${language}_COMPILER)

@@ -31,6 +31,20 @@ int Complain(const std::string& what, int status) {
   return status;
 }
 
+// CLI11 says of a misspelt command only that one is required.
+void RequireKnownCommand(const CLI::App& app, int argc, char** argv) {
+  const std::string word = argc > 1 ? argv[1] : "";
+  if (word.starts_with("-")) return;
+  std::string known;
+  for (const CLI::App* command : app.get_subcommands({})) {
+    if (command->get_name() == word) return;
+    known += (known.empty() ? "" : ", ") + command->get_name();
+  }
+  const std::string what = word.empty() ? "no command given" : "unknown command '" + word + "'";
+  megafold::Fail(ErrorCode::kInvalidArgument, what, ", expected one of: ", known,
+                 "; megafold --help says what they do");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -44,6 +58,7 @@ int main(int argc, char** argv) {
   megafold::apps::AddDoctor(app, &status);
   megafold::apps::AddVersion(app, &status);
   try {
+    RequireKnownCommand(app, argc, argv);
     app.parse(argc, argv);
     return status;
   } catch (const CLI::ParseError& error) {

@@ -15,15 +15,6 @@
 namespace megafold::apps {
 namespace {
 
-train::TensorDict WholeEntry(const RunConfig& config) {
-  data::DataConfig whole = config.data;
-  whole.entries = {config.prediction.entry};
-  whole.crop_tokens = 0;
-  const data::Dataset dataset(whole);
-  const data::Example example = dataset.Load(0, config.train.seed);
-  return train::ToTrainBatch(data::Collate(std::span(&example, 1))).features;
-}
-
 struct Aligned {
   at::Tensor positions;  // [A, 3], in the frame of the true structure
   double rmsd = 0;
@@ -38,10 +29,18 @@ Aligned LayOnto(const at::Tensor& sample, const at::Tensor& truth, const at::Ten
 
 }  // namespace
 
-PredictionFiles PredictEntry(const RunConfig& config, train::Trainer& trainer,
-                             const std::filesystem::path& folder) {
+train::TensorDict ReadWholeEntry(const RunConfig& config) {
+  data::DataConfig whole = config.data;
+  whole.entries = {config.prediction.entry};
+  whole.crop_tokens = 0;
+  const data::Dataset dataset(whole);
+  const data::Example example = dataset.Load(0, config.train.seed);
+  return train::ToTrainBatch(data::Collate(std::span(&example, 1))).features;
+}
+
+PredictionFiles PredictEntry(const RunConfig& config, const train::TensorDict& features,
+                             train::Trainer& trainer, const std::filesystem::path& folder) {
   const std::string& entry = config.prediction.entry;
-  const train::TensorDict features = WholeEntry(config);
   const at::Tensor truth = features.at("atom_positions").to(at::kFloat);
   const at::Tensor resolved = features.at("atom_resolved").to(at::kFloat);
   PredictionFiles files;

@@ -18,12 +18,16 @@ struct PredictionFiles {
   int right_handed = 0;  // samples that lie nearer to the true structure than to its mirror image
 };
 
-// Samples config.prediction.entry whole, config.prediction.samples times, and writes the sample
-// nearest to the true structure to `folder`:
+// config.prediction.entry whole, as the model receives it. Errors as the data set's: read it before
+// training, not after hours of it.
+train::TensorDict ReadWholeEntry(const RunConfig& config);
+
+// Samples that entry config.prediction.samples times and writes the sample nearest to the true
+// structure to `folder`:
 //   <entry>_predicted.cif, <entry>_true.cif   same atoms, same frame
 //   <entry>.safetensors                       predicted, true [A, 3]; resolved [A];
 //                                             center_atom, asym_id, is_polymer [N]
-PredictionFiles PredictEntry(const RunConfig& config, train::Trainer& trainer,
-                             const std::filesystem::path& folder);
+PredictionFiles PredictEntry(const RunConfig& config, const train::TensorDict& features,
+                             train::Trainer& trainer, const std::filesystem::path& folder);
 
 }  // namespace megafold::apps

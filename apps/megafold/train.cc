@@ -1,5 +1,7 @@
 #include <unistd.h>
 
+#include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <memory>
@@ -10,6 +12,7 @@
 #include "apps/megafold/run_config.h"
 #include "config/config.h"
 #include "megafold/core/error.h"
+#include "train/device.h"
 #include "train/files.h"
 #include "train/loader_source.h"
 #include "train/trainer.h"
@@ -81,15 +84,23 @@ void ReportChangedKeys(const std::filesystem::path& file, RunConfig config) {
   }
 }
 
-int Finish(const RunConfig& config, train::Trainer& trainer, const train::RunSummary& summary) {
+std::string Angstroms(double distance) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2f A", distance);
+  return text.data();
+}
+
+int Finish(const RunConfig& config, const train::TensorDict& predicted, train::Trainer& trainer,
+           const train::RunSummary& summary) {
   std::string text = summary.Text();
-  if (summary.stop_signal == 0 && !config.prediction.entry.empty()) {
-    const PredictionFiles files = PredictEntry(config, trainer, summary.folder / "prediction");
-    text += StrCat("prediction       ", config.prediction.entry, " in ", files.folder.string(),
-                   ", ", files.rmsds.front(), " A from the true structure (all atoms)");
+  if (summary.stop_signal == 0 && !predicted.empty()) {
+    const PredictionFiles files =
+        PredictEntry(config, predicted, trainer, summary.folder / "prediction");
+    text += StrCat("prediction       ", config.prediction.entry, " in ", files.folder.string(), ", ",
+                   Angstroms(files.rmsds.front()), " from the true structure (all atoms)");
     if (files.rmsds.size() > 1) {
       text += StrCat(", the nearest of ", files.rmsds.size(), " samples (median ",
-                     files.rmsds[files.rmsds.size() / 2], " A; ", files.right_handed,
+                     Angstroms(files.rmsds[files.rmsds.size() / 2]), "; ", files.right_handed,
                      " nearer to it than to its mirror image)");
     }
     text += "\n";
@@ -115,10 +126,14 @@ int Train(const Options& options) {
     return 0;
   }
   const std::filesystem::path folder = OutputFolder(options);
+  // Whatever may be refused comes before an earlier run is removed.
   const data::Dataset dataset(config.data);
+  train::TensorDict predicted;
+  if (!config.prediction.entry.empty()) predicted = ReadWholeEntry(config);
+  train::PickDevice(config.train.device);
+  AlphaFold3Trainable model(config.model, config.prediction.steps);
   if (options.overwrite) RemoveRun(folder);
   if (options.resume) ReportChangedKeys(folder / "config.yaml", config);
-  AlphaFold3Trainable model(config.model, config.prediction.steps);
   train::Trainer trainer(config.train, model,
                          {folder, options.resume, yaml, isatty(STDOUT_FILENO) != 0}, std::cout);
   train::WriteFileAtomically(folder / "config.yaml", yaml);
@@ -128,7 +143,7 @@ int Train(const Options& options) {
             << config.train.steps << " into " << folder.string() << std::endl;
   const train::RunSummary summary =
       trainer.Run(train::LoaderSource(dataset, config.train.batch_size, config.train.seed));
-  return Finish(config, trainer, summary);
+  return Finish(config, predicted, trainer, summary);
 }
 
 }  // namespace

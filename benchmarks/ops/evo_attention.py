@@ -21,17 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compare import one_variant, print_row, results_mib, slower_than_eager
 from labels import OURS
-from measure import Effort, median_ms, peak_mib
+from measure import Effort
 from problems import SETS, Inputs, Problem, make_inputs, reference
 from report import environment, write
-from torch import Tensor
-from variants import VARIANTS, Unavailable, Variant
+from variants import VARIANTS
 
 L2_BYTES = 64 * 2**20
 MOST_COPIES = 16
-WRONG = 0.1  # relative error from which a variant computes something else than the others
-GRADIENTS = ("out", "dq", "dk", "dv", "dbias")
 SLOW_TO_START = ("trifast", "compile")
 
 
@@ -46,63 +44,6 @@ def rotation(p: Problem, options: argparse.Namespace) -> list[Inputs]:
     return [one, *(make(seed) for seed in range(1, copies))]
 
 
-def relative_errors(variant: Variant, inputs: Inputs, expected: list[Tensor]) -> dict[str, float]:
-    out = variant(inputs)
-    got = [out.detach(), *torch.autograd.grad(out, inputs.leaves(), inputs.dout)]
-    errors = {}
-    for name, tensor, right in zip(GRADIENTS, got, expected, strict=False):
-        if tensor.shape != right.shape:
-            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(right.shape)}")
-        # A gradient that is zero by cancellation (one key) is held to a thousandth of what the others are.
-        size = torch.clamp(right.norm(), min=1e-3 * right.numel() ** 0.5)
-        errors[name] = float((tensor.double() - right).norm() / size)
-    return errors
-
-
-def measure(variant: Variant, sets: list[Inputs], device: str, effort: Effort) -> dict[str, Any]:
-    graphs: dict[int, Tensor] = {}
-
-    def forward(i: int) -> None:
-        with torch.no_grad():
-            variant(sets[i % len(sets)])
-
-    def build(i: int) -> None:
-        graphs[0] = variant(sets[i % len(sets)])
-
-    def backward(i: int) -> None:
-        inputs = sets[i % len(sets)]
-        torch.autograd.grad(graphs.pop(0), inputs.leaves(), inputs.dout)
-
-    def both(i: int) -> None:
-        build(i)
-        backward(i)
-
-    result: dict[str, Any] = {}
-    result["forward_ms"], result["forward_calls"] = median_ms(forward, device, effort)
-    result["backward_ms"], result["backward_calls"] = median_ms(backward, device, effort, build)
-    result["peak_mib"] = peak_mib(both, device)
-    return result
-
-
-def one_variant(
-    name: str, sets: list[Inputs], expected: list[Tensor], options: argparse.Namespace
-) -> dict[str, Any]:
-    """What the report says of a variant: its times, why it was skipped, or how it failed."""
-    result: dict[str, Any] = {}
-    try:
-        start = time.perf_counter()
-        variant = VARIANTS[name]()
-        result["relative_error"] = errors = relative_errors(variant, sets[0], expected)
-        result["first_call_s"] = round(time.perf_counter() - start, 2)
-        if not max(errors.values()) < WRONG:  # a NaN is wrong as well
-            return {**result, "failed": f"wrong result: relative errors {errors}"}
-        return {**result, **measure(variant, sets, options.device, options.effort)}
-    except Unavailable as reason:
-        return {"skipped": str(reason)}
-    except Exception as error:  # a contender that fails is a result of this comparison
-        return {**result, "failed": " ".join(f"{type(error).__name__}: {error}".split())[:400]}
-
-
 def run_problem(p: Problem, names: list[str], deadline: float, options: argparse.Namespace) -> dict[str, Any]:
     sets = rotation(p, options)
     expected = reference(sets[0])
@@ -112,40 +53,17 @@ def run_problem(p: Problem, names: list[str], deadline: float, options: argparse
         if time.monotonic() > deadline:
             results[name] = {"skipped": "the run's time was up (--budget)"}
         else:
-            results[name] = one_variant(name, sets, expected, options)
-        print_row(p, name, results[name])
+            results[name] = one_variant(VARIANTS[name], sets, expected, options)
+        print_row(p.name, name, results[name])
         if options.device == "cuda":
             torch.cuda.empty_cache()
-    return {"problem": asdict(p), "input_copies": len(sets), "variants": results}
+    return {"problem": asdict(p), "input_copies": len(sets), "results_mib": results_mib(sets[0]), "variants": results}
 
 
 def rounds(variants: list[str]) -> list[list[str]]:
     """Those that compile or autotune for long come last, after all problems: a budget ends with them."""
     last = [name for name in variants if name in SLOW_TO_START]
     return [names for names in ([n for n in variants if n not in last], last) if names]
-
-
-def print_row(p: Problem, name: str, result: dict[str, Any]) -> None:
-    if "forward_ms" not in result:
-        print(f"{p.name:36} {name:16} {result.get('failed') or result['skipped']}", flush=True)
-        return
-    print(
-        f"{p.name:36} {name:16} forward {result['forward_ms']:9.3f} ms  backward {result['backward_ms']:9.3f} ms  "
-        f"peak {result['peak_mib']:9.1f} MiB  error {max(result['relative_error'].values()):.1e}  "
-        f"first call {result['first_call_s']:.1f} s",
-        flush=True,
-    )
-
-
-def slower_than_eager(results: list[dict[str, Any]]) -> list[str]:
-    """Where ours loses against plain PyTorch, in either direction."""
-    found = []
-    for result in results:
-        ours, eager = (result["variants"].get(name, {}) for name in (OURS, "eager"))
-        for key in ("forward_ms", "backward_ms"):
-            if key in ours and key in eager and ours[key] > eager[key]:
-                found.append(f"{result['problem']['name']} {key.split('_')[0]}: {ours[key]:.3f} against {eager[key]:.3f} ms")
-    return found
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -89,6 +89,9 @@ class Inputs:
     def leaves(self) -> list[Tensor]:
         return [t for t in (self.q, self.k, self.v, self.bias) if t is not None]
 
+    def names(self) -> list[str]:
+        return ["out", "dq", "dk", "dv", *([] if self.bias is None else ["dbias"])]
+
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.leaves(), self.dout))
 

@@ -38,8 +38,16 @@ def _cell(result: dict[str, Any] | None) -> str:
 
 
 def _shape(p: dict[str, Any]) -> str:
+    if "Nq" not in p:
+        return p["name"]
     lengths = str(p["Nq"]) if p["Nq"] == p["Nk"] else f"{p['Nq']} x {p['Nk']}"
     return f"{p['name']} [{p['B']}, {p['S']}, {lengths}, {p['H']}, {p['D']}]"
+
+
+def _memory(result: dict[str, Any]) -> str:
+    peaks = [result["variants"].get(n, {}).get("peak_mib") for n in (OURS, "eager")]
+    text = " / ".join("" if peak is None else _number(peak) for peak in peaks)
+    return text + (f" ({_number(result['results_mib'])})" if "results_mib" in result else "")
 
 
 def table(report: dict[str, Any], source: str) -> str:
@@ -47,20 +55,23 @@ def table(report: dict[str, Any], source: str) -> str:
     names = [n for n in LABELS if any("forward_ms" in r["variants"].get(n, {}) for r in results)]
     packages = environment["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in packages if name != "numpy")
+    attention = "bias_dtype" in report
+    bias = f", bias {report['bias_dtype']}" if attention else ""
+    threads = f", {environment['threads']} threads" if "cuda" not in environment else ""
+    results_alone = " (results alone)" if any("results_mib" in r for r in results) else ""
     lines = [
-        f"Forward / backward, median ms, {report['dtype']}, bias {report['bias_dtype']}, {environment['device']}"
+        f"Forward / backward, median ms, {report['dtype']}{bias}, {environment['device']}{threads}"
         + (f", driver {environment['driver']}" if environment.get("driver") else "")
         + f"; {versions}; commit {environment['commit']}, {environment['date'][:10]}; [all of it]({source}).",
         "",
-        "| use [B, S, N, H, D] | " + " | ".join(LABELS[n] for n in names) + " | peak MiB, ours / eager |",
+        f"| {'use [B, S, N, H, D]' if attention else 'operator'} | "
+        + " | ".join(LABELS[n] for n in names)
+        + f" | peak MiB, ours / eager{results_alone} |",
         "| --- |" + " --- |" * (len(names) + 1),
     ]
     for result in results:
-        variants = result["variants"]
-        peaks = [variants.get(n, {}).get("peak_mib") for n in (OURS, "eager")]
-        memory = " / ".join("" if peak is None else _number(peak) for peak in peaks)
-        cells = " | ".join(_cell(variants.get(n)) for n in names)
-        lines.append(f"| {_shape(result['problem'])} | {cells} | {memory} |")
+        cells = " | ".join(_cell(result["variants"].get(n)) for n in names)
+        lines.append(f"| {_shape(result['problem'])} | {cells} | {_memory(result)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,15 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from compare import Unavailable
 from problems import Inputs
 from torch import Tensor
 from torch.nn import functional as F
 
 Variant = Callable[[Inputs], Tensor]
-
-
-class Unavailable(Exception):
-    """Why a variant is not measured."""
 
 
 def _heads_first(x: Tensor) -> Tensor:

@@ -50,6 +50,23 @@ def test_a_quick_run_writes_times_errors_and_a_picture(tmp_path: Path) -> None:
     assert sorted(path.name for path in output.parent.iterdir()) == ["evo.json", "evo.png"]
 
 
+def test_the_dense_operators_are_measured_beside_eager(tmp_path: Path) -> None:
+    output = tmp_path / "dense.json"
+    result = run(FOLDER / "dense.py", "--quick", "--output", output)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads(output.read_text())
+    names = [entry["problem"]["name"].split()[0] for entry in report["results"]]
+    assert names == ["layer_norm_linear"] * 2 + ["transition"] * 2 + ["triangle_multiplication"] * 2
+    for entry in report["results"]:
+        assert entry["results_mib"] > 0
+        for found in (entry["variants"][name] for name in ("megafold", "eager")):
+            assert found["forward_ms"] > 0 and found["backward_ms"] > 0 and found["peak_mib"] >= 0
+            assert set(found["relative_error"]) >= {"out", "dx"} and max(found["relative_error"].values()) < 1e-5
+    lines = table.table(report, "x.json").splitlines()
+    assert "1 threads" in lines[0] and lines[2] == "| operator | MegaFold | eager | peak MiB, ours / eager (results alone) |"
+    assert lines[4].startswith("| layer_norm_linear M=23 K=5 C=1 | ") and len(lines) == 4 + 6
+
+
 @pytest.mark.parametrize("p", problems.SETS["quick"], ids=lambda p: p.name)
 def test_the_reference_is_autograds_in_float64(p: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problems, "REFERENCE_SCORES", 2 * p.Nq * p.Nk * p.H)  # several pieces

@@ -74,6 +74,7 @@ def test_version_and_doctor() -> None:
         (["--config", "configs/none.yaml"], "configs/none.yaml: cannot read"),
         (["--config", "configs/tiny.yaml", "--set", "data.root=/nowhere"], "/nowhere"),
         (["--config", "configs/tiny.yaml", "--stpes", "3"], "--stpes"),
+        (["--config", "configs/tiny.yaml", "--set", "prediction.entry=9xyz"], "no file for entry '9xyz'"),
         ([], "--config"),
     ],
 )
@@ -82,6 +83,21 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], message: str, 
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((), "no command given"), (("trian",), "unknown command 'trian'")])
+def test_a_missing_or_misspelt_command_names_the_commands(arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert message in result.stderr and "train, tune, inspect, doctor, version" in result.stderr
+
+
+@pytest.mark.parametrize("setting", ["train.device=tpu", "prediction.entry=9xyz", "data.entries=[9xyz]"])
+def test_overwrite_removes_nothing_when_the_run_is_refused(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("precious\n")
+    result = run("train", "--config", "configs/tiny.yaml", "--output", tmp_path, "--overwrite", "--set", setting)
+    assert result.returncode == 2
+    assert (tmp_path / "log.csv").read_text() == "precious\n"
 
 
 def test_an_unknown_key_of_a_file_is_named_with_its_line(tmp_path: Path) -> None:

@@ -40,10 +40,13 @@ Int SharedIndex(const TensorView& view, int dim, Int index) {
 
 }  // namespace
 
-HeadRow::HeadRow(const AttentionDims& dims, Int group, Int row_in_group)
-    : batch(dims.groups == dims.heads ? row_in_group / dims.rows : group / dims.heads),
-      row(row_in_group % dims.rows),
-      head(group % dims.heads) {}
+HeadRow::HeadRow(const AttentionDims& dims, Int group, Int row_in_group) {
+  const bool all_heads = dims.groups == 1;
+  const Int index = all_heads ? row_in_group / dims.heads : row_in_group;
+  batch = dims.groups > dims.heads ? group / dims.heads : index / dims.rows;
+  row = index % dims.rows;
+  head = (all_heads ? row_in_group : group) % dims.heads;
+}
 
 StoredRows HeadRow::Of(const TensorView& view, Int first) const {
   const Int offset = batch * view.stride(0) + row * view.stride(1) + first * view.stride(2) +

@@ -19,7 +19,8 @@ inline constexpr std::int64_t kKeyTile = 256;
 
 struct AttentionDims {
   std::int64_t batch, rows, queries, keys, heads, dim;
-  // A group is the rows that use one plane [Nq, Nk] of bias; without bias, those of one head.
+  // A group is the rows of one head that use one plane [Nq, Nk] of bias. Without bias there is one
+  // group, the rows of all heads, those of a position next to each other as they lie in memory.
   std::int64_t groups, group_rows;
 
   template <typename Args>
@@ -30,9 +31,13 @@ struct AttentionDims {
                     args.k.size(2),
                     args.q.size(3),
                     args.q.size(4),
-                    0,
+                    1,
                     0};
-    const bool shared = !args.bias.defined() || args.bias.size(0) == 1;
+    if (!args.bias.defined()) {
+      d.group_rows = d.batch * d.rows * d.heads;
+      return d;
+    }
+    const bool shared = args.bias.size(0) == 1;
     d.groups = shared ? d.heads : d.batch * d.heads;
     d.group_rows = shared ? d.batch * d.rows : d.rows;
     return d;

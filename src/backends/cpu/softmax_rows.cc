@@ -108,7 +108,8 @@ void OnlineSoftmax(Block scores, ScoreTerms terms, RunningSoftmax state, float* 
       hn::StoreU(weight, d, row + n);
       sum = hn::Add(sum, weight);
     }
-    rescale[r] = std::exp2(before - shift);
+    // Nothing was summed before the first tile, and a maximum that stays rescales nothing.
+    rescale[r] = before == shift ? 1.0F : before == kMinusInfinity ? 0.0F : std::exp2(before - shift);
     state.largest[r] = largest;
     state.sum[r] = state.sum[r] * rescale[r] + hn::GetLane(hn::SumOfLanes(d, sum));
   }

@@ -43,7 +43,10 @@ std::string ReadTextFile(const std::filesystem::path& file) {
     int status = Z_OK;
     const char* message = gzerror(stream.get(), &status);
     if (got < 0 || (status != Z_OK && status != Z_STREAM_END)) {
-      Fail(ErrorCode::kDataCorrupt, file.string(), ": torn gzip file (", message, ")");
+      const std::string told = message;  // as a rule "path: reason"
+      const std::size_t colon = told.rfind(": ");
+      Fail(ErrorCode::kDataCorrupt, file.string(), ": torn gzip file (",
+           told.substr(colon == std::string::npos ? 0 : colon + 2), ")");
     }
     return text;
   }
