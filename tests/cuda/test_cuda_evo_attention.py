@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_random_case(shim, name: str, seed: int) -> None:
     check(shim, name, random_case(seed))
 
 
-@pytest.mark.parametrize("seed", range(30_000, 30_320))
+@pytest.mark.parametrize("seed", range(30_000, 30_520))
 def test_random_case_of_the_hopper_path(shim, seed: int) -> None:
     check(shim, HOPPER, hopper_case(seed))
 
@@ -104,6 +105,34 @@ def test_every_run_gives_the_same_bits(shim, name: str, seed: int) -> None:
         again = attempt(shim, name, case, problem)
         for key, value in first.items():
             assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize(("keys", "dim"), [(260, 64), (448, 64), (300, 40), (400, 32), (1000, 32), (1100, 56)])
+def test_sums_over_a_cluster(shim, dtype: torch.dtype, keys: int, dim: int) -> None:
+    """dQ of rows that follow one another through two to five blocks, some with fewer keys, which wait for the others."""
+    case = Case(34_000 + keys, dtype, 2, 30, 150, keys, 2, dim, "bool", "float", False, "plain", (True,) * 4, 0.0)
+    problem = make_problem(case)
+    check(shim, HOPPER, case, problem)
+    first = run(shim, HOPPER, case, problem)
+    for _ in range(8):
+        again = run(shim, HOPPER, case, problem)
+        for key, value in first.items():
+            assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_thread_that_has_not_used_the_device(shim, name: str) -> None:
+    case = Case(35_000, torch.bfloat16, 1, 8, 130, 130, 2, 32, "bool", "float", False, "plain", (True,) * 4, 0.0)
+    problem = make_problem(case)
+    expected = attempt(shim, name, case, problem)
+    fresh = {}
+    thread = threading.Thread(target=lambda: fresh.update(run(shim, name, case, problem)))
+    thread.start()
+    thread.join()
+    torch.cuda.synchronize()
+    assert expected.keys() == fresh.keys()
+    assert all(torch.equal(expected[key], fresh[key]) for key in expected)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)

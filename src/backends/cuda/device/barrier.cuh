@@ -45,7 +45,7 @@ __device__ __forceinline__ void BarrierWait(std::uint32_t barrier, std::uint32_t
       : "memory");
 }
 // Arrives at the barrier at the same offset in block `rank` of the cluster, to say that what lies
-// in this block has been read.
+// in this block has been read: loads whose values have been used, and no others, are before it.
 __device__ __forceinline__ void BarrierArriveRemote(std::uint32_t barrier, std::uint32_t rank) {
   asm volatile(
       "{\n"

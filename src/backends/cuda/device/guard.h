@@ -13,15 +13,15 @@ inline void CheckCuda(cudaError_t error, const char* what) {
   }
 }
 
-// Makes `index` the thread's current device for the object's lifetime.
+// Makes `index` the thread's current device for the object's lifetime. Sets it even where it is the
+// current one: that also makes its context the thread's, which a thread that has not yet called the
+// runtime (autograd's) lacks and the driver's functions need.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int index) {
     CheckCuda(cudaGetDevice(&previous_), "cudaGetDevice");
-    if (index != previous_) {
-      CheckCuda(cudaSetDevice(index), "cudaSetDevice");
-      changed_ = true;
-    }
+    CheckCuda(cudaSetDevice(index), "cudaSetDevice");
+    changed_ = index != previous_;
   }
   ~DeviceGuard() {
     if (changed_) cudaSetDevice(previous_);

@@ -68,9 +68,6 @@ __device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
     if (threadIdx.x % 128 == 0) BarrierExpect(shared + Layout::SumReceived(), Layout::kPartBytes);
     BarrierWaitCluster(shared + Layout::SumReceived(), parity);
     AddFromShared(dq, buffer);
-    PinRegisters(dq);  // read before the signal
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) BarrierArriveRemote(shared + Layout::SumRead(), work.rank + 1);
   }
   const bool stores = work.rank == 0 && p.dq.data != nullptr;
   const std::uint32_t out =
@@ -99,6 +96,11 @@ __device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
       StoreTensor(p.dq_map, out, work.query_tile * kHopperTile, work.head, at.row, at.batch);
       StoreTensorCommit();
       if (Layout::kOutTiles == 1) StoreTensorWaitRead();
+    }
+    // Not right after the loads: an arrival at another block overtakes loads that still wait for
+    // shared memory. By now every thread has used what it loaded.
+    if (work.rank + 1 < work.blocks) {
+      BarrierArriveRemote(shared + Layout::SumRead(), work.rank + 1);
     }
 #pragma unroll
     for (int part = 0; part < Layout::kConsumers; ++part) {
@@ -316,7 +318,7 @@ __global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void Queri
       BarrierInit(shared + Layout::BiasFull(consumer), 1);
     }
     BarrierInit(shared + Layout::SumReceived(), 1);
-    BarrierInit(shared + Layout::SumRead(), 4);
+    BarrierInit(shared + Layout::SumRead(), 1);
     BarrierInitFence();
   }
   ClearColumns(shared + Layout::kZeros);
