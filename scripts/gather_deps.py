@@ -27,7 +27,7 @@ def download_wheels(folder: Path, python: str | None) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "-d", str(folder)]
     if python:
         command += ["--python-version", python, "--only-binary=:all:"]
-    subprocess.run([*command, "-r", str(REQUIREMENTS), TORCH], check=True)
+    subprocess.run([*command, "-r", str(REQUIREMENTS), TORCH, "pip"], check=True)  # pip: not every venv has it
 
 
 def main() -> None:

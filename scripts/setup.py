@@ -37,6 +37,10 @@ def fail(text: str) -> None:
     sys.exit(f"setup: {text}")
 
 
+def succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def compiles(header: str) -> bool:
     """Whether g++ finds the header, in .deps/ or on the system."""
     include = [f"-I{path}" for path in (DEPS / "usr/include", DEPS / f"usr/include/{debian_multiarch()}")]
@@ -69,7 +73,7 @@ def root_prefix() -> list[str] | None:
         return None
     if os.geteuid() == 0:
         return []
-    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
+    if shutil.which("sudo") and succeeds(["sudo", "-n", "true"]):
         return ["sudo", "-n"]
     return None
 
@@ -111,15 +115,28 @@ def create_venv() -> None:
         return
     say("creating .venv")
     make = [sys.executable, "-m", "venv", str(VENV)]
-    first = subprocess.run(make, capture_output=True, text=True, check=False)
-    if first.returncode == 0:
+    if succeeds(make):
         return
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
     shutil.rmtree(VENV, ignore_errors=True)
-    if apt_install([package]) and subprocess.run(make, check=False).returncode == 0:
+    if apt_install([package]) and succeeds(make):
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    if create_venv_from_pip_wheel(make):
         return
     shutil.rmtree(VENV, ignore_errors=True)
     fail(f"Python's venv module is incomplete and cannot be installed here; ask for: apt-get install {package}")
+
+
+def create_venv_from_pip_wheel(make: list[str]) -> bool:
+    """Debian's Python comes without the pip that venv installs; as a wheel it needs no root."""
+    gathered = os.environ.get("MEGAFOLD_WHEELS")
+    if not gathered:
+        unpack_packages(["python3-pip-whl"], DEPS)
+    wheels = sorted(Path(gathered or DEPS / "usr/share/python-wheels").resolve().glob("pip-*.whl"))
+    if not wheels or not succeeds([*make, "--without-pip"]):
+        return False
+    return succeeds([str(VENV / "bin" / "python"), f"{wheels[-1]}/pip", "install", "--no-index", str(wheels[-1])])
 
 
 def has_gpu() -> bool:
@@ -160,7 +177,7 @@ def install_python_packages() -> None:
     if stamp.exists() and stamp.read_text() == digest:
         return
     probe = [str(VENV / "bin" / "python"), "-c", "import torch; assert torch.__version__.startswith('2.')"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+    if not succeeds(probe):
         install_torch()
     say("installing Python packages")
     if not pip_install(["-r", str(REQUIREMENTS)]):
