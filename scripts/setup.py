@@ -118,12 +118,13 @@ def create_venv() -> None:
     if succeeds(make):
         return
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
-    shutil.rmtree(VENV, ignore_errors=True)
-    if apt_install([package]) and succeeds(make):
-        return
-    shutil.rmtree(VENV, ignore_errors=True)
-    if create_venv_from_pip_wheel(make):
-        return
+    attempts = [lambda: apt_install([package]) and succeeds(make), lambda: create_venv_from_pip_wheel(make)]
+    if os.environ.get("MEGAFOLD_WHEELS"):  # a machine that is cut off: apt would wait in vain
+        attempts.reverse()
+    for attempt in attempts:
+        shutil.rmtree(VENV, ignore_errors=True)
+        if attempt():
+            return
     shutil.rmtree(VENV, ignore_errors=True)
     fail(f"Python's venv module is incomplete and cannot be installed here; ask for: apt-get install {package}")
 
