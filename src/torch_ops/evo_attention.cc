@@ -53,6 +53,12 @@ float ScaleOf(const at::Tensor& q, std::optional<double> scale) {
   return static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(-1)))));
 }
 
+// PyTorch's own switch: torch.backends.cuda.matmul.allow_tf32, off by default.
+bool AllowTf32() {
+  return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
+         at::Float32Precision::TF32;
+}
+
 ForwardResult Forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       const OptionalTensor& mask, const OptionalTensor& bias,
                       std::optional<double> scale) {
@@ -65,6 +71,7 @@ ForwardResult Forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   args.mask = ToView("mask", mask);
   args.bias = ToView("bias", bias);
   args.scale = ScaleOf(q, scale);
+  args.allow_tf32 = AllowTf32();
   args.out = ToView("out", out);
   args.lse = ToView("lse", lse);
   Run(&ops::EvoAttentionForwardWorkspace, &ops::EvoAttentionForward, args, q);
@@ -105,6 +112,7 @@ BackwardResult Backward(const at::Tensor& dout, const at::Tensor& q, const at::T
   args.mask = ToView("mask", mask);
   args.bias = ToView("bias", bias);
   args.scale = ScaleOf(q, scale);
+  args.allow_tf32 = AllowTf32();
   args.out = inputs.Packed("out", out);
   args.lse = ToView("lse", lse);
   args.dout = inputs.Packed("dout", dout);

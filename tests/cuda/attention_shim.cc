@@ -67,11 +67,13 @@ void RunOrQuery(const Kernel& kernel, const Args& args, void* workspace,
 
 // What forward and backward take alike: the first seven operands.
 template <typename Args>
-Args CommonArgs(const std::int64_t* operands, float scale, int device) {
+Args CommonArgs(const std::int64_t* operands, float scale, int allow_tf32, int device) {
   Args args;
   args.scale = scale;
+  args.allow_tf32 = allow_tf32 != 0;
   int index = 0;
-  for (TensorView* view : {&args.q, &args.k, &args.v, &args.mask, &args.bias, &args.out, &args.lse}) {
+  for (TensorView* view :
+       {&args.q, &args.k, &args.v, &args.mask, &args.bias, &args.out, &args.lse}) {
     *view = View(operands + index++ * kFields, device);
   }
   return args;
@@ -95,20 +97,24 @@ extern "C" int megafold_shim_names(char* names, std::size_t bytes) {
 // `operands` holds q, k, v, mask, bias, out, lse. workspace_bytes is {bytes, 0} to ask for the
 // size, {bytes, 1} to run.
 extern "C" int megafold_shim_forward(const char* implementation, const std::int64_t* operands,
-                                     float scale, void* workspace, std::int64_t* workspace_bytes,
-                                     int device, void* stream, char* message, std::size_t bytes) {
+                                     float scale, int allow_tf32, void* workspace,
+                                     std::int64_t* workspace_bytes, int device, void* stream,
+                                     char* message, std::size_t bytes) {
   return Guarded(message, bytes, [&] {
-    auto args = CommonArgs<megafold::ops::EvoAttentionForwardArgs>(operands, scale, device);
+    auto args =
+        CommonArgs<megafold::ops::EvoAttentionForwardArgs>(operands, scale, allow_tf32, device);
     RunOrQuery(Find(implementation).forward, args, workspace, workspace_bytes, device, stream);
   });
 }
 
 // `operands` holds q, k, v, mask, bias, out, lse, dout, dq, dk, dv, dbias.
 extern "C" int megafold_shim_backward(const char* implementation, const std::int64_t* operands,
-                                      float scale, void* workspace, std::int64_t* workspace_bytes,
-                                      int device, void* stream, char* message, std::size_t bytes) {
+                                      float scale, int allow_tf32, void* workspace,
+                                      std::int64_t* workspace_bytes, int device, void* stream,
+                                      char* message, std::size_t bytes) {
   return Guarded(message, bytes, [&] {
-    auto args = CommonArgs<megafold::ops::EvoAttentionBackwardArgs>(operands, scale, device);
+    auto args =
+        CommonArgs<megafold::ops::EvoAttentionBackwardArgs>(operands, scale, allow_tf32, device);
     args.dout = View(operands + 7 * kFields, device);
     args.dq = View(operands + 8 * kFields, device);
     args.dk = View(operands + 9 * kFields, device);

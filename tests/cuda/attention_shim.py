@@ -35,6 +35,7 @@ def _fields(tensor: torch.Tensor | None) -> list[int]:
 
 class Shim:
     def __init__(self, path: Path, poison: bool = True) -> None:
+        self.allow_tf32 = False
         self.poison = poison  # fill scratch memory with NaN: no kernel may rely on what it holds
         self._library = ctypes.CDLL(str(path))
         names = ctypes.create_string_buffer(1024)
@@ -56,7 +57,7 @@ class Shim:
         def call(workspace: int | None) -> None:
             stream = torch.cuda.current_stream(device).cuda_stream
             status = getattr(self._library, function)(
-                name.encode(), packed, ctypes.c_float(scale), ctypes.c_void_p(workspace), size,
+                name.encode(), packed, ctypes.c_float(scale), ctypes.c_int(self.allow_tf32), ctypes.c_void_p(workspace), size,
                 ctypes.c_int(device.index or 0), ctypes.c_void_p(stream), message, ctypes.c_size_t(len(message)))
             self._check(status, message)
 

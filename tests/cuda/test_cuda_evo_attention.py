@@ -60,6 +60,23 @@ def test_one_row_to_a_bias(shim, seed: int) -> None:
     check(shim, HOPPER, case, forward=PORTABLE)
 
 
+def test_tf32_only_where_allowed(shim) -> None:
+    """float32 products of rounded operands are off by a few 1e-4, and by less than 1e-5 when that is not allowed."""
+    case = Case(36_000, torch.float32, 1, 6, 150, 150, 2, 32, "bool", "float", False, "plain", (True,) * 4, 0.0)
+    problem = make_problem(case)
+    reference = plain_result(problem, torch.float64)
+    shim.allow_tf32 = True
+    try:
+        rounded = run(shim, PORTABLE, case, problem)
+    finally:
+        shim.allow_tf32 = False
+    exact = run(shim, PORTABLE, case, problem)
+    for key, right in reference.items():
+        error = ((rounded[key].double() - right).norm() / right.norm()).item()
+        assert 2e-5 < error < 3e-3, f"{key}: {error:.1e}"
+        assert (exact[key].double() - right).norm() <= 1e-5 * right.norm(), key
+
+
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 @pytest.mark.parametrize("value", (-1e9, torch.finfo(torch.float32).min))
 @pytest.mark.parametrize("seed", range(32_000, 32_006))

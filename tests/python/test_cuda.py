@@ -102,3 +102,20 @@ def test_operand_on_another_device_is_named() -> None:
     o = moved(TRIANGLE.operands(torch.bfloat16))
     with pytest.raises(RuntimeError, match="mask is on device 'cpu:0', expected 'cuda:0'"):
         TRIANGLE.run(o | {"mask": o["mask"].cpu()})
+
+
+def test_tf32_follows_pytorch() -> None:
+    """float32 products are rounded to TF32 where torch.backends.cuda.matmul.allow_tf32 says so, and only there."""
+    o = moved(TRIANGLE.operands(torch.float32))
+    right = TRIANGLE.eager(widened(o)).detach()
+
+    def error() -> float:
+        return ((TRIANGLE.run(o).detach().double() - right).norm() / right.norm()).item()
+
+    assert error() < 1e-5
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert 2e-5 < error() < 3e-3
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert error() < 1e-5

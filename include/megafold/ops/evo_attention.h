@@ -37,6 +37,9 @@ struct EvoAttentionForwardArgs {
   TensorView mask;  // optional: [B or 1, S or 1, 1, 1, Nk]
   TensorView bias;  // optional: [B or 1, 1, H, Nq, Nk]
   float scale = 1;  // multiplies <Q, K>; D^-1/2 for the usual softmax temperature
+  // float32 on a GPU: products of operands rounded to TF32 (relative error about 3e-4 instead of 1e-6), in a third of the
+  // matrix instructions. Ignored elsewhere.
+  bool allow_tf32 = false;
   TensorView out;   // [B, S, Nq, H, D], written
   TensorView lse;   // [B, S, H, Nq] float32 (float64 for float64), contiguous, written: natural-log sum of exponentials
 };
@@ -44,6 +47,7 @@ struct EvoAttentionForwardArgs {
 struct EvoAttentionBackwardArgs {
   TensorView q, k, v, mask, bias;  // as in forward
   float scale = 1;
+  bool allow_tf32 = false;
   TensorView out, lse;  // as forward wrote them
   TensorView dout;      // [B, S, Nq, H, D]
   // Written where defined; an undefined gradient is not computed.

@@ -56,6 +56,7 @@ AttentionProblem MakeCommon(const Args& args, bool shared_bias) {
   p.groups = shared_bias ? 1 : p.batches;
   p.rows = shared_bias ? p.batches * p.batch_rows : p.batch_rows;
   p.scale = args.scale;
+  p.allow_tf32 = args.allow_tf32;
   return p;
 }
 

@@ -40,6 +40,7 @@ struct AttentionProblem {
   std::int64_t groups = 0, rows = 0;         // rows of a group
   int heads = 0, queries = 0, keys = 0, dim = 0;
   float scale = 1;
+  bool allow_tf32 = false;
 };
 
 }  // namespace megafold::cuda

@@ -4,8 +4,8 @@
 // A lane (g = lane / 4, t = lane % 4) holds of C the elements (g, 2t), (g, 2t+1), (g+8, 2t),
 // (g+8, 2t+1). FromAccumulators turns two neighbouring C fragments (16 columns) into an A fragment
 // without a shuffle. float32 runs on the TF32 units as three products of split operands, which
-// keeps float32's accuracy; its A and B share a permutation of the contracted index that makes the
-// same identity hold.
+// keeps float32's accuracy, or as one of rounded operands where the caller allows that; its A and B
+// share a permutation of the contracted index that makes the same identity hold.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -112,7 +112,8 @@ struct Mma {
              Pack(c1[2], c1[3], T{})}};
   }
 
-  static __device__ __forceinline__ void Run(float (&c)[4], const A& a, const B& b) {
+  static __device__ __forceinline__ void Run(float (&c)[4], const A& a, const B& b,
+                                             bool /*allow_tf32*/ = false) {
     MmaInstruction(c, a.r, b.r, T{});
   }
 };
@@ -202,9 +203,13 @@ struct Mma<float> {
   }
 
   // The matrix unit truncates when it adds, so it only sums the products of one step of the
-  // contraction.
-
-  static __device__ __forceinline__ void Run(float (&c)[4], const A& a, const B& b) {
+  // contraction. `allow_tf32` is the same for all threads.
+  static __device__ __forceinline__ void Run(float (&c)[4], const A& a, const B& b,
+                                             bool allow_tf32 = false) {
+    if (allow_tf32) {
+      RunRounded(c, a, b);
+      return;
+    }
     float sum[4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -219,6 +224,17 @@ struct Mma<float> {
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) c[i] += sum[i];
+  }
+
+ private:
+  static __device__ __forceinline__ void RunRounded(float (&c)[4], const A& a, const B& b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t rounded[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) rounded[i] = Round(a.r[half * 4 + i]);
+      MmaInstructionTf32(c, rounded, Round(b.r[half * 2]), Round(b.r[half * 2 + 1]));
+    }
   }
 };
 

@@ -104,14 +104,16 @@ __global__ __launch_bounds__(
 #pragma unroll 1
     for (int step = 0; step < kTiling.n_block; step += kTiling.n_step) {
       float s[kMTiles][kNTiles][4] = {};
-      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch);
+      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch, p.allow_tf32);
       float dp[kMTiles][kNTiles][4] = {};
-      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, dout, v + step * kPitch);
+      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, dout, v + step * kPitch,
+                                                             p.allow_tf32);
       ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(s, stage + Layout::kBias, warp_query, step,
                                                       p.bias.kind, p.scale);
       if (masked) AddColumnTerm(s, terms + step);
       ScoreGradientByQuery<T>(s, dp, lse, delta);
-      MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dq, dp, k + step * kPitch);
+      MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dq, dp, k + step * kPitch,
+                                                            p.allow_tf32);
     }
   }
   if (!active) return;
@@ -277,17 +279,20 @@ __global__ __launch_bounds__(
 #pragma unroll 1
     for (int step = 0; step < kTiling.n_block; step += kTiling.n_step) {
       float s[kMTiles][kNTiles][4] = {};
-      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, k, q + step * kPitch);
+      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, k, q + step * kPitch, p.allow_tf32);
       float dp[kMTiles][kNTiles][4] = {};
-      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, v, dout + step * kPitch);
+      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(dp, v, dout + step * kPitch,
+                                                             p.allow_tf32);
       ScoreGradientByKey<T, kMTiles, kNTiles, kTiling.MBlock()>(
           s, dp, stage + Layout::kBias, step, warp_key, p.bias.kind, p.scale, mask, masked,
           lse + step, lse + kTiling.n_block + step, p.queries - tile * kTiling.n_block - step);
       if (p.dv.data != nullptr) {
-        MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dv, s, dout + step * kPitch);
+        MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dv, s, dout + step * kPitch,
+                                                              p.allow_tf32);
       }
       if (p.dk.data != nullptr) {
-        MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dk, dp, q + step * kPitch);
+        MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(dk, dp, q + step * kPitch,
+                                                              p.allow_tf32);
       }
     }
   }

@@ -172,7 +172,7 @@ __global__ __launch_bounds__(
         for (int m = 0; m < kMTiles; ++m) {
           a[m][0] = Mma<T>::template LoadA<kPitch>(a_tile + m * 16 * kPitch + depth * 16);
         }
-        MultiplyByRows<T, kMTiles, 1, kNTiles, kPitch>(c, a, b_tile + depth * 16);
+        MultiplyByRows<T, kMTiles, 1, kNTiles, kPitch>(c, a, b_tile + depth * 16, p.allow_tf32);
       }
     };
     multiply(s, q, k);

@@ -243,7 +243,7 @@ __device__ __forceinline__ void LoadStationary(typename Mma<T>::A (&a)[kMTiles][
 template <typename T, int kMTiles, int kKTiles, int kNTiles, int kPitch>
 __device__ __forceinline__ void MultiplyByRows(float (&s)[kMTiles][kNTiles][4],
                                                const typename Mma<T>::A (&a)[kMTiles][kKTiles],
-                                               const T* tile) {
+                                               const T* tile, bool allow_tf32 = false) {
 #pragma unroll
   for (int k = 0; k < kKTiles; ++k) {
 #pragma unroll
@@ -252,8 +252,8 @@ __device__ __forceinline__ void MultiplyByRows(float (&s)[kMTiles][kNTiles][4],
       Mma<T>::template LoadBByColumn<kPitch>(b0, b1, tile + n * 8 * kPitch + k * 16);
 #pragma unroll
       for (int m = 0; m < kMTiles; ++m) {
-        Mma<T>::Run(s[m][n], a[m][k], b0);
-        Mma<T>::Run(s[m][n + 1], a[m][k], b1);
+        Mma<T>::Run(s[m][n], a[m][k], b0, allow_tf32);
+        Mma<T>::Run(s[m][n + 1], a[m][k], b1, allow_tf32);
       }
     }
   }
@@ -263,8 +263,8 @@ __device__ __forceinline__ void MultiplyByRows(float (&s)[kMTiles][kNTiles][4],
 // fragment.
 template <typename T, int kMTiles, int kNTiles, int kOTiles, int kPitch>
 __device__ __forceinline__ void MultiplyScores(float (&c)[kMTiles][kOTiles][4],
-                                               const float (&p)[kMTiles][kNTiles][4],
-                                               const T* tile) {
+                                               const float (&p)[kMTiles][kNTiles][4], const T* tile,
+                                               bool allow_tf32 = false) {
 #pragma unroll
   for (int k = 0; k < kNTiles; k += 2) {
     typename Mma<T>::A a[kMTiles];
@@ -276,8 +276,8 @@ __device__ __forceinline__ void MultiplyScores(float (&c)[kMTiles][kOTiles][4],
       Mma<T>::template LoadBByRow<kPitch>(b0, b1, tile + k * 8 * kPitch + n * 8);
 #pragma unroll
       for (int m = 0; m < kMTiles; ++m) {
-        Mma<T>::Run(c[m][n], a[m], b0);
-        Mma<T>::Run(c[m][n + 1], a[m], b1);
+        Mma<T>::Run(c[m][n], a[m], b0, allow_tf32);
+        Mma<T>::Run(c[m][n + 1], a[m], b1, allow_tf32);
       }
     }
   }

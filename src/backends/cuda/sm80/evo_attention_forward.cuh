@@ -142,12 +142,13 @@ __launch_bounds__(Tiling::kValue.Threads(), Tiling::kValue.min_blocks) void Atte
 #pragma unroll 1
     for (int step = 0; step < kTiling.n_block; step += kTiling.n_step) {
       float s[kMTiles][kNTiles][4] = {};
-      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch);
+      MultiplyByRows<T, kMTiles, kDim / 16, kNTiles, kPitch>(s, q, k + step * kPitch, p.allow_tf32);
       ApplyBias<T, kMTiles, kNTiles, kTiling.n_block>(s, stage + Layout::kBias, warp_query, step,
                                                       p.bias.kind, p.scale);
       if (masked) AddColumnTerm(s, terms + step);
       OnlineSoftmax<T>(s, state, out);
-      MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(out, s, v + step * kPitch);
+      MultiplyScores<T, kMTiles, kNTiles, kDim / 8, kPitch>(out, s, v + step * kPitch,
+                                                            p.allow_tf32);
     }
   }
   if (!active) return;
