@@ -9,7 +9,9 @@
 
 #include "apps/megafold/commands.h"
 #include "megafold/core/build_info.h"
+#include "megafold/core/error.h"
 #include "megafold/core/threads.h"
+#include "megafold/ops/operators.h"
 #include "torch_ops/tensors.h"
 #include "train/device.h"
 #include "tuning/load.h"
@@ -53,6 +55,20 @@ void TuningLines() {
   }
 }
 
+// What runs on a kernel of ours, for each backend that is built.
+void OperatorLines() {
+  for (const BackendInfo& backend : Backends()) {
+    if (!backend.built) continue;
+    std::string ours, others;
+    for (const ops::Operator op : ops::kOperators) {
+      std::string& names = ops::IsImplemented(op, backend.device) ? ours : others;
+      names += StrCat(names.empty() ? "" : ", ", ops::Name(op));
+    }
+    Line(StrCat("kernels, ", Name(backend.device)),
+         others.empty() ? ours : StrCat(ours, "; by PyTorch's operators: ", others));
+  }
+}
+
 int Doctor() {
   bool healthy = true;
   Line("megafold", std::string(Version()) + " (" + std::string(GitCommit()) + ")");
@@ -61,6 +77,7 @@ int Doctor() {
     Line(std::string("backend ") + Name(backend.device),
          (backend.built ? "built, " : "") + std::string(backend.detail));
   }
+  OperatorLines();
   Line("PyTorch", std::string(TORCH_VERSION));
   Line("devices", train::AvailableDevices());
   Line("threads", std::to_string(at::get_num_threads()) + " for PyTorch, " +

@@ -12,6 +12,7 @@
 #include "apps/megafold/run_config.h"
 #include "config/config.h"
 #include "megafold/core/error.h"
+#include "torch_ops/composed.h"
 #include "train/device.h"
 #include "train/files.h"
 #include "train/loader_source.h"
@@ -96,8 +97,8 @@ int Finish(const RunConfig& config, const train::TensorDict& predicted, train::T
   if (summary.stop_signal == 0 && !predicted.empty()) {
     const PredictionFiles files =
         PredictEntry(config, predicted, trainer, summary.folder / "prediction");
-    text += StrCat("prediction       ", config.prediction.entry, " in ", files.folder.string(), ", ",
-                   Angstroms(files.rmsds.front()), " from the true structure (all atoms)");
+    text += StrCat("prediction       ", config.prediction.entry, " in ", files.folder.string(),
+                   ", ", Angstroms(files.rmsds.front()), " from the true structure (all atoms)");
     if (files.rmsds.size() > 1) {
       text += StrCat(", the nearest of ", files.rmsds.size(), " samples (median ",
                      Angstroms(files.rmsds[files.rmsds.size() / 2]), "; ", files.right_handed,
@@ -111,6 +112,18 @@ int Finish(const RunConfig& config, const train::TensorDict& predicted, train::T
   std::cout << "stopped by a signal after step " << summary.last_step << " of "
             << config.train.steps << "; go on with the same command and --resume" << std::endl;
   return 128 + summary.stop_signal;  // as shells report it
+}
+
+// What of `ops: fused` is PyTorch's own on this device.
+void ReportMissingKernels(const at::Device& device) {
+  std::string names;
+  for (const std::string& name : torch_ops::OperatorsWithoutKernel(device)) {
+    names += (names.empty() ? "" : ", ") + name;
+  }
+  if (names.empty()) return;
+  std::cout << "computed by PyTorch's operators, for this build has no kernel for "
+            << c10::DeviceTypeName(device.type(), /*lower_case=*/true) << ": " << names
+            << std::endl;
 }
 
 int Train(const Options& options) {
@@ -141,6 +154,7 @@ int Train(const Options& options) {
             << config.data.root << "; " << trainer.parameter_count() << " parameters on "
             << trainer.device().str() << "; steps " << trainer.step() + 1 << " to "
             << config.train.steps << " into " << folder.string() << std::endl;
+  if (config.model.ops == model::Ops::kFused) ReportMissingKernels(trainer.device());
   const train::RunSummary summary =
       trainer.Run(train::LoaderSource(dataset, config.train.batch_size, config.train.seed));
   return Finish(config, predicted, trainer, summary);

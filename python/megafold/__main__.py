@@ -11,6 +11,8 @@ def main() -> None:
     print(f"megafold {library['version']} ({library['commit']}), {library['compiler']}")
     for name, backend in library["backends"].items():
         print(f"  {name:5} {'built' if backend['built'] else 'not built'}: {backend['detail']}")
+        if backend["built"]:
+            print(f"        kernels: {', '.join(backend['kernels'])}")
     for name, value in facts.items():
         print(f"{name}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
     for device, report in tuning.items():

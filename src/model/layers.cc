@@ -3,6 +3,7 @@
 #include <cmath>
 #include <optional>
 
+#include "torch_ops/composed.h"
 #include "torch_ops/ops.h"
 
 namespace megafold::model {
@@ -37,9 +38,10 @@ at::Tensor Attention(Ops ops, const at::Tensor& q, const at::Tensor& k, const at
 
 at::Tensor NormThenLinear(Ops ops, LayerNorm norm, const at::Tensor& x, const at::Tensor& weight,
                           const at::Tensor& bias) {
-  if (ops == Ops::kBaseline) return at::linear(norm(x), weight, bias);
-  return torch_ops::LayerNormLinear(x, Optional(norm->weight), Optional(norm->bias), weight,
-                                    Optional(bias), kLayerNormEps);
+  const auto compute =
+      ops == Ops::kBaseline ? &torch_ops::composed::LayerNormLinear : &torch_ops::LayerNormLinear;
+  return compute(x, Optional(norm->weight), Optional(norm->bias), weight, Optional(bias),
+                 kLayerNormEps);
 }
 
 at::Tensor DropoutMask(at::IntArrayRef shape, double p, const at::Generator& generator,
@@ -75,12 +77,10 @@ TransitionImpl::TransitionImpl(Ops ops, std::int64_t width, std::int64_t expansi
 }
 
 at::Tensor TransitionImpl::forward(const at::Tensor& x) {
-  if (ops_ == Ops::kFused) {
-    return torch_ops::Transition(x, norm_->weight, norm_->bias, linear_a_->weight,
-                                 linear_b_->weight, linear_out_->weight, kLayerNormEps);
-  }
-  const at::Tensor u = norm_(x);
-  return linear_out_(at::silu(linear_a_(u)) * linear_b_(u));
+  const auto compute =
+      ops_ == Ops::kBaseline ? &torch_ops::composed::Transition : &torch_ops::Transition;
+  return compute(x, norm_->weight, norm_->bias, linear_a_->weight, linear_b_->weight,
+                 linear_out_->weight, kLayerNormEps);
 }
 
 AdaptiveLayerNormImpl::AdaptiveLayerNormImpl(Ops ops, std::int64_t c_a, std::int64_t c_s)

@@ -77,8 +77,6 @@ class TriangleMultiplicationImpl : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& z, const at::Tensor& mask);
 
  private:
-  at::Tensor Baseline(const at::Tensor& z, const at::Tensor& mask);
-
   Ops ops_;
   bool outgoing_;
   LayerNorm norm_in_{nullptr}, norm_out_{nullptr};

@@ -1,6 +1,7 @@
 // Triangle multiplication and triangle attention.
 #include "megafold/core/error.h"
 #include "model/layers.h"
+#include "torch_ops/composed.h"
 #include "torch_ops/ops.h"
 
 namespace megafold::model {
@@ -20,24 +21,11 @@ TriangleMultiplicationImpl::TriangleMultiplicationImpl(Ops ops, std::int64_t c_z
 }
 
 at::Tensor TriangleMultiplicationImpl::forward(const at::Tensor& z, const at::Tensor& mask) {
-  if (ops_ == Ops::kBaseline) return Baseline(z, mask);
-  return torch_ops::TriangleMultiplication(
-      z, mask, outgoing_, norm_in_->weight, norm_in_->bias, linear_a_p_->weight,
-      linear_a_g_->weight, linear_b_p_->weight, linear_b_g_->weight, norm_out_->weight,
-      norm_out_->bias, linear_z_->weight, linear_g_->weight, kLayerNormEps);
-}
-
-at::Tensor TriangleMultiplicationImpl::Baseline(const at::Tensor& z, const at::Tensor& mask) {
-  const at::Tensor u = norm_in_(z);
-  const at::Tensor factor = mask.unsqueeze(-1);
-  // [B, hidden, N, N]: the sum over k is a batched matrix product
-  const at::Tensor a =
-      (factor * at::sigmoid(linear_a_g_(u)) * linear_a_p_(u)).permute({0, 3, 1, 2});
-  const at::Tensor b =
-      (factor * at::sigmoid(linear_b_g_(u)) * linear_b_p_(u)).permute({0, 3, 1, 2});
-  const at::Tensor t =
-      outgoing_ ? at::matmul(a, b.transpose(2, 3)) : at::matmul(a.transpose(2, 3), b);
-  return linear_z_(norm_out_(t.permute({0, 2, 3, 1}))) * at::sigmoid(linear_g_(u));
+  const auto compute = ops_ == Ops::kBaseline ? &torch_ops::composed::TriangleMultiplication
+                                              : &torch_ops::TriangleMultiplication;
+  return compute(z, mask, outgoing_, norm_in_->weight, norm_in_->bias, linear_a_p_->weight,
+                 linear_a_g_->weight, linear_b_p_->weight, linear_b_g_->weight, norm_out_->weight,
+                 norm_out_->bias, linear_z_->weight, linear_g_->weight, kLayerNormEps);
 }
 
 TriangleAttentionImpl::TriangleAttentionImpl(Ops ops, std::int64_t c_z, std::int64_t heads,

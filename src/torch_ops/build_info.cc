@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "megafold/core/error.h"
+#include "megafold/ops/operators.h"
 #include "torch_ops/tensors.h"
 #include "tuning/load.h"
 
@@ -27,9 +28,14 @@ std::string Quoted(std::string_view text) {
 std::string BuildInfo() {
   std::string backends;
   for (const BackendInfo& backend : Backends()) {
+    std::string kernels;
+    for (const ops::Operator op : ops::kOperators) {
+      if (!ops::IsImplemented(op, backend.device)) continue;
+      kernels += StrCat(kernels.empty() ? "" : ", ", Quoted(ops::Name(op)));
+    }
     backends += StrCat(backends.empty() ? "" : ", ", Quoted(Name(backend.device)),
                        ": {\"built\": ", backend.built ? "true" : "false",
-                       ", \"detail\": ", Quoted(backend.detail), "}");
+                       ", \"detail\": ", Quoted(backend.detail), ", \"kernels\": [", kernels, "]}");
   }
   return StrCat("{\"version\": ", Quoted(Version()), ", \"commit\": ", Quoted(GitCommit()),
                 ", \"compiler\": ", Quoted(Compiler()), ", \"backends\": {", backends, "}}");

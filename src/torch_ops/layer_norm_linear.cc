@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "megafold/core/error.h"
+#include "torch_ops/composed.h"
 #include "torch_ops/dispatch.h"
 #include "torch_ops/ops.h"
 #include "torch_ops/tensors.h"
@@ -130,6 +131,9 @@ ForwardResult ForwardAutograd(const at::Tensor& x, const OptionalTensor& gamma,
 
 at::Tensor Composite(const at::Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta,
                      const at::Tensor& weight, const OptionalTensor& linear_bias, double eps) {
+  if (LacksKernel(ops::Operator::kLayerNormLinear, x)) {
+    return composed::LayerNormLinear(x, gamma, beta, weight, linear_bias, eps);
+  }
   return std::get<0>(CallForward(x, gamma, beta, weight, linear_bias, eps));
 }
 

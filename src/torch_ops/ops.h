@@ -12,7 +12,9 @@
 // is not contiguous, or whose leading dimensions cannot be seen as one, is copied. Gradients are
 // computed only for operands that ask for one, and come back in the operand's dtype. Errors: a
 // shape, dtype or device outside the contract throws megafold::Error (RuntimeError in Python) that names
-// the operand and the expected value. Second derivatives are not implemented and say so.
+// the operand and the expected value. Second derivatives are not implemented and say so. Where this
+// build has no kernel of an operator other than attention for the device, PyTorch's operators
+// compute it, with one warning (composed.h).
 #pragma once
 
 #include <ATen/core/Tensor.h>

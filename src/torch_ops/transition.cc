@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "megafold/core/error.h"
+#include "torch_ops/composed.h"
 #include "torch_ops/dispatch.h"
 #include "torch_ops/ops.h"
 #include "torch_ops/tensors.h"
@@ -133,6 +134,9 @@ ForwardResult ForwardAutograd(const at::Tensor& x, const OptionalTensor& gamma,
 
 at::Tensor Composite(const at::Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta,
                      const at::Tensor& g1, const at::Tensor& g2, const at::Tensor& w2, double eps) {
+  if (LacksKernel(ops::Operator::kTransition, x)) {
+    return composed::Transition(x, gamma, beta, g1, g2, w2, eps);
+  }
   return std::get<0>(CallForward(x, gamma, beta, g1, g2, w2, eps));
 }
 

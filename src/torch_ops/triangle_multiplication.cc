@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "megafold/core/error.h"
+#include "torch_ops/composed.h"
 #include "torch_ops/dispatch.h"
 #include "torch_ops/ops.h"
 #include "torch_ops/tensors.h"
@@ -213,6 +214,11 @@ at::Tensor Composite(const at::Tensor& x, const OptionalTensor& mask, bool outgo
                      const at::Tensor& wbg, const OptionalTensor& gamma_out,
                      const OptionalTensor& beta_out, const at::Tensor& wop, const at::Tensor& wog,
                      double eps) {
+  if (LacksKernel(ops::Operator::kTriangleMultiplication, x)) {
+    RequireNoMaskGradient("triangle_multiplication", mask);
+    return composed::TriangleMultiplication(x, mask, outgoing, gamma_in, beta_in, wap, wag, wbp,
+                                            wbg, gamma_out, beta_out, wop, wog, eps);
+  }
   return std::get<0>(CallForward(x, mask, outgoing, gamma_in, beta_in, wap, wag, wbp, wbg,
                                  gamma_out, beta_out, wop, wog, eps));
 }

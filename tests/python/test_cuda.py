@@ -13,6 +13,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
     pytest.mark.skipif(not BUILT, reason="this build of megafold has no GPU backend"),
 ]
+OTHERS = [case for case in LARGER if case.op != "evo_attention"]
 ATTENTION = [case for case in LARGER if case.op == "evo_attention"]
 TRIANGLE = next(case for case in ATTENTION if case.name == "triangle attention, ending")
 
@@ -29,6 +30,15 @@ def test_exactness(case: Case, dtype: torch.dtype) -> None:
     cotangent = torch.randn_like(case.run(o).detach())
     ours = results(case.run, o, cotangent)
     assert_exact(ours, results(case.eager, o, cotangent), results(case.eager, widened(o), cotangent), dtype)
+
+
+@cases(OTHERS)
+def test_operators_without_kernels(case: Case) -> None:
+    """By a kernel, or by PyTorch's operators where this build has none for the GPU: both are right, gradients too."""
+    o = moved(case.operands(torch.float32))
+    cotangent = torch.randn_like(case.run(o).detach())
+    ours = results(case.run, o, cotangent)
+    assert_exact(ours, results(case.eager, o, cotangent), results(case.eager, widened(o), cotangent), torch.float32)
 
 
 def test_uses_the_current_stream() -> None:

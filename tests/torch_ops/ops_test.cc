@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "megafold/core/error.h"
+#include "torch_ops/composed.h"
 
 namespace megafold::torch_ops {
 namespace {
@@ -69,6 +70,41 @@ TEST(TorchOps, TriangleMultiplication) {
         at::sigmoid(at::linear(z, og)) * at::linear(Normalise(t, go, bo), op);
     ExpectSame(TriangleMultiplication(x, mask, outgoing, gi, bi, ap, ag, bp, bg, go, bo, op, og),
                expected, {x, gi, bi, ap, ag, bp, bg, go, bo, op, og});
+  }
+}
+
+// What a device without kernels computes with takes the mixed types that the kernels take.
+TEST(TorchOps, CompositionsTakeMixedTypes) {
+  const at::Tensor x = torch::randn({1, 5, 5, 16}).to(at::kBFloat16);
+  const at::Tensor gamma = torch::randn(16), beta = torch::randn(16), bias = torch::randn(8);
+  const auto weight = [](std::int64_t out, std::int64_t in) {
+    return (0.3 * torch::randn({out, in})).to(at::kBFloat16);
+  };
+  const auto expect_near = [](const at::Tensor& composed, const at::Tensor& fused) {
+    EXPECT_EQ(composed.scalar_type(), at::kBFloat16);
+    const at::Tensor error = composed.to(at::kFloat) - fused.to(at::kFloat);
+    EXPECT_LT((error.norm() / fused.to(at::kFloat).norm()).item<double>(), 1e-2);
+  };
+  const at::Tensor w = weight(8, 16), g1 = weight(32, 16), g2 = weight(32, 16), w2 = weight(16, 32);
+  expect_near(composed::LayerNormLinear(x, gamma, beta, w, bias, 1e-5),
+              LayerNormLinear(x, gamma, beta, w, bias));
+  expect_near(composed::Transition(x, gamma, beta, g1, g2, w2, 1e-5),
+              Transition(x, gamma, beta, g1, g2, w2));
+  const at::Tensor ap = weight(16, 16), ag = weight(16, 16), bp = weight(16, 16),
+                   bg = weight(16, 16), op = weight(16, 16), og = weight(16, 16);
+  for (const at::Tensor& mask : {torch::rand({1, 5, 5}) < 0.8, torch::rand({1, 5, 5})}) {
+    expect_near(
+        composed::TriangleMultiplication(x, mask, true, gamma, beta, ap, ag, bp, bg, gamma, beta,
+                                         op, og, 1e-5),
+        TriangleMultiplication(x, mask, true, gamma, beta, ap, ag, bp, bg, gamma, beta, op, og));
+  }
+}
+
+TEST(TorchOps, TheCpuHasEveryKernel) {
+  EXPECT_TRUE(OperatorsWithoutKernel(at::kCPU).empty());
+  for (const ops::Operator op : ops::kOperators) {
+    EXPECT_FALSE(LacksKernel(op, at::ones({1}))) << ops::Name(op);
+    EXPECT_FALSE(LacksKernel(op, at::ones({1}, at::kMeta))) << ops::Name(op);
   }
 }
 
