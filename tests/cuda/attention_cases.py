@@ -81,6 +81,23 @@ def hopper_case(seed: int) -> Case:
                 r.choice((0.0, 0.0, 0.0, 0.3, 1.0, -0.2)))
 
 
+def short_case(seed: int) -> Case:
+    """A case that the path for short keys takes: 16-bit types, D up to 64, operands on 16 bytes, at most 128 keys, and with a
+    bias at most 32 queries."""
+    r = random.Random(seed)
+    keys = r.choice((r.randint(1, 128), r.choice((1, 2, 16, 17, 31, 32, 33, 64, 65, 97, 127, 128))))
+    batch, rows, bias, shared = r.choice((1, 2, 3, 7)), r.choice((1, 2, r.randint(1, 48))), "none", False
+    queries = r.choice((keys, r.randint(1, 140), r.randint(1, 300), 32, 33, 64, 65, 96, 128, 129))
+    if r.random() < 0.6:
+        queries, bias, shared = r.choice((32, r.randint(1, 32))), r.choice(("float", "storage")), r.random() < 0.3
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, rows, queries, keys,
+                r.choice((1, 2, 3, 4, 8)), r.choice((8, 16, 24, 32, 32, 32, 40, 48, 56, 64)),
+                r.choice(("none", "bool", "bool", "float", "storage")), bias, shared,
+                r.choice(("plain", "packed", "transposed")),
+                r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))]),
+                r.choice((0.0, 0.0, 0.0, 0.3, 1.0)))
+
+
 def allocate(case: Case, tokens: int, poison: bool, generator: torch.Generator, device) -> torch.Tensor:
     """A [B, S, tokens, H, D] tensor in the case's layout; what it leaves of its storage stays NaN when poisoned."""
     b, s, h, d = case.batch, case.rows, case.heads, case.dim

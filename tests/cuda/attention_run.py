@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from attention_cases import Case, Problem, allocate
+from attention_cases import Case, Problem, allocate, plain_result, violations
 
 
 def run(shim, name: str, case: Case, problem: Problem, forward: str | None = None) -> dict[str, torch.Tensor]:
@@ -41,4 +41,15 @@ def stray_writes(results: dict[str, torch.Tensor]) -> list[str]:
         written = int((~storage.isnan()).sum())
         if written != x.numel():
             found.append(f"{name}: {written} elements of its storage written, {x.numel()} expected")
+    return found
+
+
+def wrong_results(case: Case, problem: Problem, results: dict[str, torch.Tensor]) -> list[str]:
+    """How the results of run() break the rule that they are held to, and what was written outside of them."""
+    reference = plain_result(problem, torch.float64)
+    plain = plain_result(problem, case.dtype)
+    found = stray_writes(results)
+    for key, value in results.items():
+        if key != "lse":
+            found += violations(key, value, plain[key], reference[key], case.dtype)
     return found

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attention_cases import Case, Problem, hopper_case, make_problem, plain_result, random_case, violations  # noqa: E402
-from attention_run import run, stray_writes  # noqa: E402
+from attention_run import run, wrong_results  # noqa: E402
 from attention_shim import Unsupported  # noqa: E402
 
 PORTABLE, HOPPER = "cuda sm80", "cuda sm90a"
@@ -31,13 +31,7 @@ def attempt(shim, name: str, case: Case, problem: Problem, forward: str | None =
 
 def check(shim, name: str, case: Case, problem: Problem | None = None, forward: str | None = None) -> None:
     problem = problem or make_problem(case)
-    results = attempt(shim, name, case, problem, forward)
-    reference = plain_result(problem, torch.float64)
-    plain = plain_result(problem, case.dtype)
-    found = stray_writes(results)
-    for key, value in results.items():
-        if key != "lse":
-            found += violations(key, value, plain[key], reference[key], case.dtype)
+    found = wrong_results(case, problem, attempt(shim, name, case, problem, forward))
     assert not found, f"{name} {case.name()}: " + "; ".join(found)
 
 

@@ -6,6 +6,7 @@
 
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/device/guard.h"
+#include "backends/cuda/short_keys/evo_attention.h"
 #include "backends/cuda/sm80/evo_attention.h"
 #include "backends/cuda/sm90/evo_attention.h"
 #include "megafold/core/read_file.h"
@@ -15,6 +16,7 @@ namespace megafold::cuda {
 std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
   static const std::vector<EvoAttentionImplementation> implementations = [] {
     std::vector<EvoAttentionImplementation> list;
+    list.push_back(kShortKeysEvoAttention);
 #ifdef MEGAFOLD_CUDA_SM90A
     list.push_back(kHopperEvoAttention);
 #endif

@@ -72,6 +72,16 @@ struct Mma {
     return a;
   }
 
+  // A[16,16] from shared memory, element (m, k) at tile[k * pitch + m].
+  template <int kPitch>
+  static __device__ __forceinline__ A LoadATransposed(const T* tile) {
+    const int lane = LaneId();
+    A a;
+    LoadMatrixTransposed(
+        a.r, SharedAddress(tile + ((lane & 7) + (lane / 16) * 8) * kPitch + (lane & 8)));
+    return a;
+  }
+
   // The same from device memory; rows at or past `rows` and columns at or past `columns` are zero.
   static __device__ __forceinline__ A LoadAGlobal(const T* tile, std::int64_t stride, int rows,
                                                   int columns, bool aligned) {
@@ -103,6 +113,15 @@ struct Mma {
     const int lane = LaneId();
     std::uint32_t r[4];
     LoadMatrixTransposed(r, SharedAddress(tile + (lane % 16) * kPitch + (lane / 16) * 8));
+    b0 = {{r[0], r[1]}};
+    b1 = {{r[2], r[3]}};
+  }
+
+  // B[32,8] as two fragments of 16 rows, element (k, n) at tile[k * pitch + n].
+  template <int kPitch>
+  static __device__ __forceinline__ void LoadBColumn(B& b0, B& b1, const T* tile) {
+    std::uint32_t r[4];
+    LoadMatrixTransposed(r, SharedAddress(tile + LaneId() * kPitch));
     b0 = {{r[0], r[1]}};
     b1 = {{r[2], r[3]}};
   }

@@ -56,7 +56,6 @@ __global__ __launch_bounds__(
   using Layout = BiasGradientLayout<T, kDim, kTiling>;
   constexpr int kMTiles = kTiling.m_tiles;
   constexpr int kNTiles = kTiling.n_tiles;
-  constexpr int kKTiles = kDim / 16;
   constexpr int kPitch = Layout::kPitch;
   extern __shared__ __align__(128) char shared[];
 
@@ -164,19 +163,8 @@ __global__ __launch_bounds__(
     }
     float s[kMTiles][kNTiles][4] = {};
     float dp[kMTiles][kNTiles][4] = {};
-    auto multiply = [&](float(&c)[kMTiles][kNTiles][4], const T* a_tile, const T* b_tile) {
-#pragma unroll
-      for (int depth = 0; depth < kKTiles; ++depth) {
-        typename Mma<T>::A a[kMTiles][1];
-#pragma unroll
-        for (int m = 0; m < kMTiles; ++m) {
-          a[m][0] = Mma<T>::template LoadA<kPitch>(a_tile + m * 16 * kPitch + depth * 16);
-        }
-        MultiplyByRows<T, kMTiles, 1, kNTiles, kPitch>(c, a, b_tile + depth * 16, p.allow_tf32);
-      }
-    };
-    multiply(s, q, k);
-    multiply(dp, dout, v);
+    MultiplyShared<T, kDim, kMTiles, kNTiles, kPitch>(s, q, k, p.allow_tf32);
+    MultiplyShared<T, kDim, kMTiles, kNTiles, kPitch>(dp, dout, v, p.allow_tf32);
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll

@@ -1,0 +1,121 @@
+"""EvoAttention of the CUDA backend where a row has at most 128 keys ("cuda sm80 short"), which takes all of these problems."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attention_cases import Case, Problem, make_problem, plain_result, short_case, violations  # noqa: E402
+from attention_run import run, wrong_results  # noqa: E402
+from attention_shim import Unsupported  # noqa: E402
+
+NAME = "cuda sm80 short"
+ALL = (True,) * 4
+# Rows and groups that end within a block's range, at its end, or fill several; the number of blocks is a few hundred.
+WINDOWS = Case(36_000, torch.bfloat16, 9, 48, 32, 128, 4, 32, "bool", "float", False, "plain", ALL, 0.0)
+COLUMN = Case(36_001, torch.bfloat16, 1, 70, 128, 128, 8, 32, "bool", "none", False, "plain", ALL, 0.0)
+
+
+def check(shim, case: Case, problem: Problem | None = None) -> None:
+    problem = problem or make_problem(case)
+    found = wrong_results(case, problem, run(shim, NAME, case, problem))
+    assert not found, f"{case.name()}: " + "; ".join(found)
+
+
+@pytest.mark.parametrize("seed", range(40_000, 40_260))
+def test_random_case(shim, seed: int) -> None:
+    check(shim, short_case(seed))
+
+
+@pytest.mark.parametrize("changes", (
+    {}, {"batch": 1, "rows": 1000, "heads": 2}, {"batch": 3, "rows": 500}, {"batch": 200, "rows": 2}, {"batch": 600, "rows": 1},
+    {"batch": 20, "rows": 30, "shared_bias": True}, {"heads": 16, "dim": 16}, {"dim": 48}, {"dim": 64, "dtype": torch.float16}))
+def test_bias_shared_by_many_rows(shim, changes: dict) -> None:
+    check(shim, dataclasses.replace(WINDOWS, **changes))
+
+
+@pytest.mark.parametrize("case", (WINDOWS, COLUMN), ids=("windows", "column"))
+@pytest.mark.parametrize("value", (-1e9, torch.finfo(torch.float32).min))
+@pytest.mark.parametrize("hidden_keys", (40, 64, 127))
+def test_large_finite_masks(shim, case: Case, value: float, hidden_keys: int) -> None:
+    case = dataclasses.replace(case, mask="float", batch=2, rows=3)
+    problem = make_problem(case)
+    order = torch.rand(problem.mask.shape, device="cuda").argsort(-1)
+    problem.mask = torch.where(order < hidden_keys, value, 0.0)
+    check(shim, case, problem)
+
+
+@pytest.mark.parametrize("level", (-400.0, 400.0))
+@pytest.mark.parametrize("slope", (0.0, 3.0))
+def test_scores_far_from_zero(shim, level: float, slope: float) -> None:
+    problem = make_problem(WINDOWS)
+    problem.bias = problem.bias + level + slope * torch.arange(128, device="cuda")
+    check(shim, WINDOWS, problem)
+
+
+def test_queries_that_see_no_key(shim) -> None:
+    case = dataclasses.replace(WINDOWS, batch=3, rows=4)
+    problem = make_problem(case)
+    problem.mask[:, 1] = False
+    results = run(shim, NAME, case, problem)
+    assert not wrong_results(case, problem, results)
+    assert (results["lse"][:, 1] == float("inf")).all()
+    assert all(results[key][:, 1].eq(0).all() for key in ("out", "dq", "dk", "dv"))
+
+
+@pytest.mark.parametrize("case", (WINDOWS, COLUMN), ids=("windows", "column"))
+def test_every_run_gives_the_same_bits(shim, case: Case) -> None:
+    problem = make_problem(case)
+    first = run(shim, NAME, case, problem)
+    for _ in range(8):
+        again = run(shim, NAME, case, problem)
+        assert all(torch.equal(value.view(torch.uint8), again[key].view(torch.uint8)) for key, value in first.items())
+
+
+@pytest.mark.parametrize("case", (WINDOWS, COLUMN), ids=("windows", "column"))
+def test_graph_replay_equals_eager(shim, case: Case) -> None:
+    problem, fresh = make_problem(case), make_problem(dataclasses.replace(case, seed=7))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run(shim, NAME, case, problem)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(shim, NAME, case, problem)
+    for field in dataclasses.fields(problem):
+        if isinstance(getattr(problem, field.name), torch.Tensor):
+            getattr(problem, field.name).copy_(getattr(fresh, field.name))
+    graph.replay()
+    torch.cuda.synchronize()
+    for key, value in run(shim, NAME, case, fresh).items():
+        assert torch.equal(value, captured[key]), key
+
+
+@pytest.mark.parametrize(("changes", "reason"), (
+    ({"keys": 129}, "more than 128 keys"), ({"queries": 33}, "a bias of more than 32 queries"),
+    ({"dtype": torch.float32}, "no kernel for float32"), ({"dim": 72}, "head dimension 72"),
+    ({"layout": "odd"}, "16 bytes"), ({"scale": -0.2}, "negative"), ({"scale": 1e-9}, "next to 0")))
+def test_what_it_leaves_to_others(shim, changes: dict, reason: str) -> None:
+    case = dataclasses.replace(WINDOWS, batch=1, rows=2, **changes)
+    with pytest.raises(Unsupported, match=reason):
+        run(shim, NAME, case, make_problem(case))
+
+
+def test_more_than_2_31_elements(shim) -> None:
+    rows, n, heads, dim = 131_100, 128, 4, 32
+    if torch.cuda.mem_get_info()[0] < 48 << 30:
+        pytest.skip("needs 48 GiB of free device memory")
+    assert rows * n * heads * dim > 2**31
+    q, k, v, dout = (torch.empty((1, rows, n, heads, dim), dtype=torch.bfloat16, device="cuda").normal_() for _ in range(4))
+    out, dq, dk, dv = (torch.full_like(q, float("nan")) for _ in range(4))
+    lse = torch.full((1, rows, heads, n), float("nan"), device="cuda")
+    shim.forward(NAME, q, k, v, None, None, out, lse, dim**-0.5)
+    shim.backward(NAME, q, k, v, None, None, out, lse, dout, dq, dk, dv, None, dim**-0.5)
+    for seen in (slice(0, 8), slice(rows // 2, rows // 2 + 8), slice(rows - 8, rows)):
+        problem = Problem(*(x[:, seen] for x in (q, k, v)), None, None, dout[:, seen], dim**-0.5)
+        reference, plain = plain_result(problem, torch.float64), plain_result(problem, torch.bfloat16)
+        for key, value in {"out": out, "dq": dq, "dk": dk, "dv": dv}.items():
+            assert not violations(key, value[:, seen], plain[key], reference[key], torch.bfloat16)
