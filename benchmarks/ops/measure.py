@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 MEBIBYTE = 2**20
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 # The GPU spins this long before each timed call, so that the host has queued all of the call when its clock starts:
@@ -71,29 +64,9 @@ def median_ms(
     return statistics.median(run(call, repetitions, prepare)), repetitions
 
 
-class _ResidentPeak:
-    """The largest resident size while the block runs, sampled every half millisecond."""
-
-    def __enter__(self) -> _ResidentPeak:
-        self.start = self.peak = _resident_bytes()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.0005):
-            self.peak = max(self.peak, _resident_bytes())
-
-    def __exit__(self, *_: object) -> None:
-        self.peak = max(self.peak, _resident_bytes())
-        self._done.set()
-        self._thread.join()
-
-
 def peak_mib(call: Callable[[int], None], device: str) -> float:
-    """Memory one call takes beyond what was allocated before it: the allocator's peak on a GPU, on the CPU the growth
-    of the process after its allocator gave every free page back."""
+    """Memory one call takes beyond what was allocated before it: the peak of PyTorch's allocator, which on the CPU is added
+    up from the allocations that the profiler records. What a library takes from malloc by itself is not seen."""
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -102,7 +75,11 @@ def peak_mib(call: Callable[[int], None], device: str) -> float:
         call(0)
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MEBIBYTE
-    ctypes.CDLL(None).malloc_trim(0)
-    with _ResidentPeak() as resident:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         call(0)
-    return (resident.peak - resident.start) / MEBIBYTE
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak / MEBIBYTE

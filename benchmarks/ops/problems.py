@@ -61,6 +61,7 @@ SETS: dict[str, list[Problem]] = {
         Problem("diffusion, 8 samples, shared bias", 8, 1, 384, 384, 16, 48, bias="shared"),
         Problem("MSA row", 1, 64, 256, 256, 8, 32),
         Problem("MSA column", 1, 256, 64, 64, 8, 32, bias="none"),
+        Problem("MSA column, strides of the MSA", 1, 256, 64, 64, 8, 32, bias="none", ending=True),
         Problem("atom windows", 96, 1, 32, 128, 4, 32),
     ],
     "cases": cases(),

@@ -195,8 +195,10 @@ void PackImpl(const float* source, Int depth_stride, Int column_stride, Int dept
       TransposeImpl(from, column_stride, filled, depth, packed, width);
     } else {
       for (Int p = 0; p < depth; ++p) {
-        for (Int n = 0; n < filled; ++n) {
-          packed[p * width + n] = from[p * depth_stride + n * column_stride];
+        const float* row = from + p * depth_stride;
+        if (column_stride == 1) std::copy_n(row, filled, packed + p * width);
+        for (Int n = 0; column_stride != 1 && n < filled; ++n) {
+          packed[p * width + n] = row[n * column_stride];
         }
       }
     }

@@ -8,6 +8,7 @@
 #include "backends/cpu/partial_sum.h"
 #include "backends/cpu/rows.h"
 #include "backends/cpu/scratch.h"
+#include "backends/cpu/weights.h"
 
 namespace megafold::cpu {
 namespace {
@@ -29,7 +30,7 @@ Dims DimsOf(const Args& args) {
 
 template <typename Args>
 Slabs SlabsOf(const Args& args) {
-  return Slabs(args.x.size(0), DimsOf(args).block, NumThreads());
+  return Slabs(args.x.size(0), kSlabStep, NumThreads());
 }
 
 struct ForwardScratch {
@@ -37,15 +38,15 @@ struct ForwardScratch {
     Block u, y;
   };
   float *gamma, *beta, *bias, *packed;
-  Block weight;
+  FloatRows weight;
   std::vector<Slab> slabs;
 
-  ForwardScratch(const Dims& dims, int count, Arena& arena)
+  ForwardScratch(const ForwardArgs& args, const Dims& dims, int count, Arena& arena)
       : gamma(arena.Floats(PadColumns(dims.features))),
         beta(arena.Floats(PadColumns(dims.features))),
         bias(arena.Floats(PadColumns(dims.outputs))),
         packed(arena.Floats(PackedSize(dims.features, dims.outputs))),
-        weight(arena.NewBlock(dims.outputs, dims.features)),
+        weight(args.weight, arena),
         slabs(static_cast<std::size_t>(count)) {
     for (Slab& slab : slabs) {
       slab = {arena.NewBlock(dims.block, dims.features), arena.NewBlock(dims.block, dims.outputs)};
@@ -55,7 +56,7 @@ struct ForwardScratch {
 
 std::size_t ForwardWorkspace(const ForwardArgs& args) {
   Arena arena(nullptr);
-  ForwardScratch(DimsOf(args), SlabsOf(args).count, arena);
+  ForwardScratch(args, DimsOf(args), SlabsOf(args).count, arena);
   return arena.used();
 }
 
@@ -63,13 +64,11 @@ void Forward(const ForwardArgs& args, Workspace workspace, Stream) {
   Arena arena(workspace.data);
   const Dims dims = DimsOf(args);
   const Slabs slabs = SlabsOf(args);
-  const ForwardScratch scratch(dims, slabs.count, arena);
+  const ForwardScratch scratch(args, dims, slabs.count, arena);
   LoadVector(args.gamma, dims.features, 1, scratch.gamma);
   LoadVector(args.beta, dims.features, 0, scratch.beta);
   LoadVector(args.linear_bias, dims.outputs, 0, scratch.bias);
-  LoadRows(RowsOf(args.weight, 0), scratch.weight);
-  PackMatrix(scratch.weight.data, 1, scratch.weight.stride, dims.features, dims.outputs,
-             scratch.packed);
+  PackTransposed(scratch.weight.Load(args.weight), scratch.packed);
   ParallelFor(slabs.count, [&](Int s) {
     const auto& slab = scratch.slabs[static_cast<std::size_t>(s)];
     for (Int row = slabs.Begin(s); row < slabs.End(s); row += dims.block) {
@@ -95,7 +94,7 @@ struct BackwardScratch {
     Block x, u, dy, du;
   };
   float *gamma, *beta, *packed;
-  Block weight;
+  FloatRows weight;
   std::vector<Slab> slabs;
   PartialSum dgamma, dbeta, dweight, dbias;
 
@@ -103,7 +102,7 @@ struct BackwardScratch {
       : gamma(arena.Floats(PadColumns(dims.features))),
         beta(arena.Floats(PadColumns(dims.features))),
         packed(arena.Floats(PackedSize(dims.outputs, dims.features))),
-        weight(arena.NewBlock(dims.outputs, dims.features)),
+        weight(args.weight, arena),
         slabs(static_cast<std::size_t>(count)),
         dgamma(arena, count, 1, dims.features, args.dgamma.defined()),
         dbeta(arena, count, 1, dims.features, args.dbeta.defined()),
@@ -160,9 +159,7 @@ void Backward(const BackwardArgs& args, Workspace workspace, Stream) {
   const BackwardScratch scratch(args, dims, slabs.count, arena);
   LoadVector(args.gamma, dims.features, 1, scratch.gamma);
   LoadVector(args.beta, dims.features, 0, scratch.beta);
-  LoadRows(RowsOf(args.weight, 0), scratch.weight);
-  PackMatrix(scratch.weight.data, scratch.weight.stride, 1, dims.outputs, dims.features,
-             scratch.packed);
+  PackPlain(scratch.weight.Load(args.weight), scratch.packed);
   ParallelFor(slabs.count, [&](Int slab) {
     BackwardSlab(args, dims, scratch, slab, slabs.Begin(slab), slabs.End(slab));
   });

@@ -51,13 +51,17 @@ inline Block Columns(Block block, std::int64_t first, std::int64_t columns) {
   return block;
 }
 
+// Slabs of rows begin at multiples of this: the smallest block, so that few rows are still shared
+// out evenly.
+inline constexpr std::int64_t kSlabStep = 48;
+
 // Rows of a block whose rows hold `columns` floats in all its operands together: about half of a
 // common L2 cache, and a multiple of the kernel's tile height.
 constexpr std::int64_t BlockRows(std::int64_t columns) {
   constexpr std::int64_t kTileRows = 6;
   constexpr std::int64_t kFloats = 128 * 1024;
   return std::clamp<std::int64_t>(
-      kFloats / std::max<std::int64_t>(columns, 1) / kTileRows * kTileRows, 8 * kTileRows,
+      kFloats / std::max<std::int64_t>(columns, 1) / kTileRows * kTileRows, kSlabStep,
       32 * kTileRows);
 }
 

@@ -8,6 +8,7 @@
 #include "backends/cpu/partial_sum.h"
 #include "backends/cpu/rows.h"
 #include "backends/cpu/scratch.h"
+#include "backends/cpu/weights.h"
 
 namespace megafold::cpu {
 namespace {
@@ -29,32 +30,16 @@ Dims DimsOf(const Args& args) {
   return {args.x.size(0), features, args.g1.size(0), BlockRows(2 * features + 2 * kChunk)};
 }
 
-Slabs SlabsOf(const Dims& dims) { return Slabs(dims.rows, dims.block, NumThreads()); }
+Slabs SlabsOf(const Dims& dims) { return Slabs(dims.rows, kSlabStep, NumThreads()); }
 
-// G1, G2 and W2 as plain fp32 rows, on the way to their packed forms.
+// G1, G2 and W2 on the way to their packed forms.
 struct Weights {
-  Block g1, g2, w2;
-
-  Weights(const Dims& dims, Arena& arena)
-      : g1(arena.NewBlock(dims.hidden, dims.features)),
-        g2(arena.NewBlock(dims.hidden, dims.features)),
-        w2(arena.NewBlock(dims.features, dims.hidden)) {}
+  FloatRows g1, g2, w2;
 
   template <typename Args>
-  void Load(const Args& args) const {
-    LoadRows(RowsOf(args.g1, 0), g1);
-    LoadRows(RowsOf(args.g2, 0), g2);
-    LoadRows(RowsOf(args.w2, 0), w2);
-  }
+  Weights(const Args& args, Arena& arena)
+      : g1(args.g1, arena), g2(args.g2, arena), w2(args.w2, arena) {}
 };
-
-// packed = weight, or its transpose: depth runs over the columns of `weight`.
-void PackPlain(Block weight, float* packed) {
-  PackMatrix(weight.data, weight.stride, 1, weight.rows, weight.columns, packed);
-}
-void PackTransposed(Block weight, float* packed) {
-  PackMatrix(weight.data, 1, weight.stride, weight.columns, weight.rows, packed);
-}
 
 // out = left times columns [first, first + out.columns) of a packed matrix as deep as left is wide.
 void MultiplyColumns(Block left, const float* packed, Int first, Block out) {
@@ -78,13 +63,13 @@ struct ForwardScratch {
   Weights weights;
   std::vector<Slab> slabs;
 
-  ForwardScratch(const Dims& dims, int count, Arena& arena)
+  ForwardScratch(const ForwardArgs& args, const Dims& dims, int count, Arena& arena)
       : gamma(arena.Floats(PadColumns(dims.features))),
         beta(arena.Floats(PadColumns(dims.features))),
         g1(arena.Floats(PackedSize(dims.features, dims.hidden))),
         g2(arena.Floats(PackedSize(dims.features, dims.hidden))),
         w2(arena.Floats(PackedSize(dims.hidden, dims.features))),
-        weights(dims, arena),
+        weights(args, arena),
         slabs(static_cast<std::size_t>(count)) {
     for (Slab& slab : slabs) {
       slab = {arena.NewBlock(dims.block, dims.features), arena.NewBlock(dims.block, kChunk),
@@ -96,7 +81,7 @@ struct ForwardScratch {
 std::size_t ForwardWorkspace(const ForwardArgs& args) {
   Arena arena(nullptr);
   const Dims dims = DimsOf(args);
-  ForwardScratch(dims, SlabsOf(dims).count, arena);
+  ForwardScratch(args, dims, SlabsOf(dims).count, arena);
   return arena.used();
 }
 
@@ -127,13 +112,12 @@ void Forward(const ForwardArgs& args, Workspace workspace, Stream) {
   Arena arena(workspace.data);
   const Dims dims = DimsOf(args);
   const Slabs slabs = SlabsOf(dims);
-  const ForwardScratch scratch(dims, slabs.count, arena);
+  const ForwardScratch scratch(args, dims, slabs.count, arena);
   LoadVector(args.gamma, dims.features, 1, scratch.gamma);
   LoadVector(args.beta, dims.features, 0, scratch.beta);
-  scratch.weights.Load(args);
-  PackTransposed(scratch.weights.g1, scratch.g1);
-  PackTransposed(scratch.weights.g2, scratch.g2);
-  PackTransposed(scratch.weights.w2, scratch.w2);
+  PackTransposed(scratch.weights.g1.Load(args.g1), scratch.g1);
+  PackTransposed(scratch.weights.g2.Load(args.g2), scratch.g2);
+  PackTransposed(scratch.weights.w2.Load(args.w2), scratch.w2);
   ParallelFor(slabs.count, [&](Int slab) {
     ForwardSlab(args, dims, scratch, slab, slabs.Begin(slab), slabs.End(slab));
   });
@@ -158,7 +142,7 @@ struct BackwardScratch {
         g1(arena.Floats(PackedSize(dims.hidden, dims.features))),
         g2(arena.Floats(PackedSize(dims.hidden, dims.features))),
         w2(arena.Floats(PackedSize(dims.features, dims.hidden))),
-        weights(dims, arena),
+        weights(args, arena),
         slabs(static_cast<std::size_t>(count)),
         dgamma(arena, count, 1, dims.features, args.dgamma.defined()),
         dbeta(arena, count, 1, dims.features, args.dbeta.defined()),
@@ -243,12 +227,13 @@ void Backward(const BackwardArgs& args, Workspace workspace, Stream) {
   const BackwardScratch scratch(args, dims, slabs.count, arena);
   LoadVector(args.gamma, dims.features, 1, scratch.gamma);
   LoadVector(args.beta, dims.features, 0, scratch.beta);
-  scratch.weights.Load(args);
-  PackTransposed(scratch.weights.g1, scratch.g1_transposed);
-  PackTransposed(scratch.weights.g2, scratch.g2_transposed);
-  PackPlain(scratch.weights.g1, scratch.g1);
-  PackPlain(scratch.weights.g2, scratch.g2);
-  PackPlain(scratch.weights.w2, scratch.w2);
+  const Block g1 = scratch.weights.g1.Load(args.g1);
+  const Block g2 = scratch.weights.g2.Load(args.g2);
+  PackTransposed(g1, scratch.g1_transposed);
+  PackTransposed(g2, scratch.g2_transposed);
+  PackPlain(g1, scratch.g1);
+  PackPlain(g2, scratch.g2);
+  PackPlain(scratch.weights.w2.Load(args.w2), scratch.w2);
   ParallelFor(slabs.count, [&](Int slab) {
     BackwardSlab(args, dims, scratch, slab, slabs.Begin(slab), slabs.End(slab));
   });
