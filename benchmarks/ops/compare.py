@@ -94,6 +94,16 @@ def one_variant(
         return {**result, "failed": " ".join(f"{type(error).__name__}: {error}".split())[:400]}
 
 
+def quickest(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """Of two rounds of one variant the lower medians; a failure of either stays. Rounds in which the variants take turns
+    are for machines whose speed changes meanwhile."""
+    if before is None or "forward_ms" not in now:
+        return now
+    if "forward_ms" not in before:
+        return before
+    return {**before, **{key: min(before[key], now[key]) for key in ("forward_ms", "backward_ms")}}
+
+
 def print_row(problem: str, name: str, result: dict[str, Any]) -> None:
     if "forward_ms" not in result:
         print(f"{problem:36} {name:16} {result.get('failed') or result['skipped']}", flush=True)

@@ -50,6 +50,11 @@ def _memory(result: dict[str, Any]) -> str:
     return text + (f" ({_number(result['results_mib'])})" if "results_mib" in result else "")
 
 
+def _kind(report: dict[str, Any]) -> str:
+    rounds = report.get("rounds", 1)
+    return "median ms" if rounds == 1 else f"lowest of {rounds} median ms"
+
+
 def table(report: dict[str, Any], source: str) -> str:
     environment, results = report["environment"], report["results"]
     names = [n for n in LABELS if any("forward_ms" in r["variants"].get(n, {}) for r in results)]
@@ -57,10 +62,10 @@ def table(report: dict[str, Any], source: str) -> str:
     versions = ", ".join(f"{name} {packages[name]}" for name in packages if name != "numpy")
     attention = "bias_dtype" in report
     bias = f", bias {report['bias_dtype']}" if attention else ""
-    threads = f", {environment['threads']} threads" if "cuda" not in environment else ""
+    threads = f", {environment['threads']} threads" if "threads" in environment and "cuda" not in environment else ""
     results_alone = " (results alone)" if any("results_mib" in r for r in results) else ""
     lines = [
-        f"Forward / backward, median ms, {report['dtype']}{bias}, {environment['device']}{threads}"
+        f"Forward / backward, {_kind(report)}, {report['dtype']}{bias}, {environment['device']}{threads}"
         + (f", driver {environment['driver']}" if environment.get("driver") else "")
         + f"; {versions}; commit {environment['commit']}, {environment['date'][:10]}; [all of it]({source}).",
         "",

@@ -84,7 +84,7 @@ def test_the_reference_is_autograds_in_float64(p: Any, monkeypatch: pytest.Monke
 
 
 def options(**changes: Any) -> argparse.Namespace:
-    values = {"device": "cpu", "dtype": torch.float32, "bias_dtype": torch.float32, "effort": evo_attention.Effort(2, 2, 0)}
+    values = {"device": "cpu", "dtype": torch.float32, "bias_dtype": torch.float32, "effort": evo_attention.Effort(2, 2, 0), "rounds": 2}
     return argparse.Namespace(**(values | changes))
 
 
@@ -167,6 +167,13 @@ def test_where_ours_is_slower_is_said() -> None:
     assert evo_attention.slower_than_eager([entry(1, 2)]) == []
     assert evo_attention.slower_than_eager([entry(2.5, 2)]) == ["p forward: 2.500 against 2.000 ms"]
     assert evo_attention.slower_than_eager([{"problem": {"name": "p"}, "variants": {"megafold": {"failed": "x"}}}]) == []
+
+
+def test_rounds_keep_the_lower_medians() -> None:
+    best = evo_attention.quickest(measured(3, 5, 7), measured(4, 2, 7))
+    assert best == measured(3, 2, 7)
+    assert evo_attention.quickest(None, {"skipped": "x"}) == {"skipped": "x"}
+    assert evo_attention.quickest(measured(1, 1, 1), {"failed": "x"}) == {"failed": "x"}
 
 
 def test_the_slow_starters_come_last() -> None:
