@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,16 @@ def table(report: dict[str, Any], source: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rewrite(page: str) -> str:
+def rewrite(path: Path) -> str:
     """The page with every table made anew."""
 
     def replace(match: re.Match[str]) -> str:
-        source = match.group(2)
-        return match.group(1) + table(json.loads((ROOT / source).read_text()), source) + match.group(3)
+        source = ROOT / match.group(2)
+        inside = path.resolve().is_relative_to(ROOT)
+        link = os.path.relpath(source, path.resolve().parent) if inside else match.group(2)
+        return match.group(1) + table(json.loads(source.read_text()), link) + match.group(3)
 
-    return BLOCK.sub(replace, page)
+    return BLOCK.sub(replace, path.read_text())
 
 
 def main() -> int:
@@ -98,7 +101,7 @@ def main() -> int:
     stale = 0
     for path in options.pages:
         page = path.read_text()
-        fresh = rewrite(page)
+        fresh = rewrite(path)
         if fresh == page:
             continue
         if options.check:

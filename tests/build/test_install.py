@@ -21,12 +21,27 @@ def run(*command: str | Path) -> str:
     return result.stdout
 
 
-def test_cpp_example_against_the_installed_library(tmp_path: Path) -> None:
+def build_tree() -> Path:
     if "MEGAFOLD_LIBRARY_DIR" not in os.environ:
         pytest.skip("MEGAFOLD_LIBRARY_DIR is not set: there is no build tree to install from")
     tree = Path(os.environ["MEGAFOLD_LIBRARY_DIR"]).resolve().parent
     if not (tree / "cmake_install.cmake").is_file():
         pytest.skip(f"{tree} is not a build tree: an installed package is under test")
+    return tree
+
+
+def test_the_program_runs_from_where_it_is_installed(tmp_path: Path) -> None:
+    tree = build_tree()
+    if not (tree / "bin/megafold").is_file():
+        pytest.skip("the program megafold is not built here (make build)")
+    run("cmake", "--install", tree, "--prefix", tmp_path, "--component", "program")
+    output = run(tmp_path / "bin/megafold", "doctor")
+    assert re.search(rf"^libmegafold +{re.escape(str(tmp_path))}/", output, re.MULTILINE), output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "lib", "share"]
+
+
+def test_cpp_example_against_the_installed_library(tmp_path: Path) -> None:
+    tree = build_tree()
     prefix, build = tmp_path / "prefix", tmp_path / "build"
     run("cmake", "--install", tree, "--prefix", prefix, "--component", "development")
     run("cmake", "-G", "Ninja", "-S", ROOT / "examples" / "cpp_attention", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")

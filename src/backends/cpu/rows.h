@@ -1,6 +1,6 @@
 // Row-wise work on blocks of fp32 rows that lie in the cache: conversion from and to the storage
-// types, LayerNorm forward and backward, SwiGLU and the gates. The matrix products between these
-// steps are in gemm.h.
+// types, LayerNorm forward and backward, sums. Gates are in gates.h, the matrix products between
+// these steps in gemm.h.
 //
 // A block is `rows` rows of `columns` floats, `stride` apart, padded to kColumnPadding columns
 // (gemm.h). Loading fills the padding with zeros; parameter vectors (gamma, beta) are padded with
@@ -56,29 +56,6 @@ void LayerNormBackwardRows(Block grad, Block x, const float* gamma, const float*
 
 // sum[n] += sum over the rows of block[row][n]
 void AddColumnSums(Block block, float* sum);
-
-// gate = silu(gate) * value
-void SwiGlu(Block gate, Block value);
-
-// From gate, value and the gradient `dhidden` of h = silu(gate) * value: gate becomes its gradient,
-// value becomes its gradient, dhidden becomes h.
-void SwiGluBackward(Block gate, Block value, Block dhidden);
-
-// rows = sigmoid(rows)
-void SigmoidRows(Block rows);
-
-// value = sigmoid(gate) * value * factor[row]; gate becomes sigmoid(gate). A null factor counts as
-// one.
-void Gate(Block gate, Block value, const float* factor);
-
-// From y = s * p: p becomes dy * p * s * (1 - s), the gradient of the gate before its sigmoid, and
-// dy becomes dy * s, the gradient of p. `s` holds the sigmoid.
-void GateBackward(Block s, Block p, Block dy);
-
-// From product = s * value * factor: dproduct[i] * product[i] * (1 - s[i]) into product, the
-// gradient of the gate before its sigmoid, and dproduct[i] * s[i] into s, the gradient of value but
-// for the factor.
-void GatedProductBackward(const float* dproduct, float* product, float* s, std::int64_t count);
 
 // row *= factor[row]
 void ScaleRows(Block rows, const float* factor);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "backends/cpu/gates.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/triangle_multiplication.h"
 #include "backends/cpu/triangle_multiplication_pieces.h"
