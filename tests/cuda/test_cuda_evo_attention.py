@@ -118,8 +118,15 @@ def test_every_run_gives_the_same_bits(shim, name: str, seed: int) -> None:
             assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
 
 
+@pytest.mark.parametrize("rows", (5, 129))
+def test_rows_of_a_forward_item(shim, rows: int) -> None:
+    """Items of the forward have two rows where three would leave multiprocessors idle."""
+    check(shim, HOPPER, Case(37_000, torch.bfloat16, 1, rows, 200, 130, 3, 32, "bool", "float", False, "plain",
+                             (False,) * 4, 0.0))
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
-@pytest.mark.parametrize(("keys", "dim"), [(260, 64), (448, 64), (300, 40), (400, 32), (1000, 32), (1100, 56)])
+@pytest.mark.parametrize(("keys", "dim"), [(260, 64), (448, 64), (300, 40), (390, 40), (700, 48), (400, 32), (1000, 32), (1100, 56)])
 def test_sums_over_a_cluster(shim, dtype: torch.dtype, keys: int, dim: int) -> None:
     """dQ of rows that follow one another through two to five blocks, some with fewer keys, which wait for the others."""
     case = Case(34_000 + keys, dtype, 2, 30, 150, keys, 2, dim, "bool", "float", False, "plain", (True,) * 4, 0.0)

@@ -85,24 +85,26 @@ __device__ __forceinline__ void CopyBulk(std::uint32_t dst, const void* src, int
       "l"(src), "r"(bytes), "r"(barrier)
       : "memory");
 }
-// A box of a [B, S, N, H, D] tensor; what lies outside the tensor arrives as zeros.
-__device__ __forceinline__ void CopyTensor(std::uint32_t dst, const CUtensorMap& map, int token,
-                                           int head, int row, int batch, std::uint32_t barrier) {
+// A box of a [B, S, N, H, D] tensor from element `d` of D on; what lies outside the tensor arrives
+// as zeros.
+__device__ __forceinline__ void CopyTensor(std::uint32_t dst, const CUtensorMap& map, int d,
+                                           int token, int head, int row, int batch,
+                                           std::uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(dst),
-      "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(0), "r"(token), "r"(head), "r"(row),
+      "l"(reinterpret_cast<std::uint64_t>(&map)), "r"(d), "r"(token), "r"(head), "r"(row),
       "r"(batch), "r"(barrier)
       : "memory");
 }
 // The other way: the part of a box that lies inside the tensor is written. What was stored in
 // shared memory is first made visible with FenceAsyncProxy and a barrier.
-__device__ __forceinline__ void StoreTensor(const CUtensorMap& map, std::uint32_t src, int token,
-                                            int head, int row, int batch) {
+__device__ __forceinline__ void StoreTensor(const CUtensorMap& map, std::uint32_t src, int d,
+                                            int token, int head, int row, int batch) {
   asm volatile(
       "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::
           "l"(reinterpret_cast<std::uint64_t>(&map)),
-      "r"(src), "r"(0), "r"(token), "r"(head), "r"(row), "r"(batch)
+      "r"(src), "r"(d), "r"(token), "r"(head), "r"(row), "r"(batch)
       : "memory");
 }
 __device__ __forceinline__ void StoreTensorCommit() {
@@ -142,6 +144,18 @@ __device__ __forceinline__ void StoreRemote(std::uint32_t remote, float4 value,
       "[%5];" ::"r"(remote),
       "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(remote_barrier)
       : "memory");
+}
+
+// A kernel of a LaunchChain (device/launch.cuh): lets the next one begin as soon as every block has
+// said so.
+__device__ __forceinline__ void LetNextBegin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+// Waits until the kernel before has ended and what it wrote can be read. Every kernel of a chain
+// calls it, at its end if it needs nothing of the one before: then whoever waits for this one knows
+// that all before it have ended too.
+__device__ __forceinline__ void WaitForPrevious() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 // A warpgroup's registers a thread, a multiple of 8. Every warp of the warpgroup executes it.

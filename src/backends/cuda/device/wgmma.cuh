@@ -6,9 +6,10 @@
 // groups of an accumulator, rounded to 16 bits, are the A of one step, so a product's result feeds
 // the next product without a shuffle (ScoresAsA).
 //
-// Shared-memory tiles are what a tensor copy with 64-byte or 128-byte swizzle writes: rows of 64 or
-// 128 bytes, starting on 1024 bytes. A tile serves K-major (rows are M or N, columns K: Q and K of
-// Q K^T) or MN-major (rows are K, columns N: V of P V).
+// Shared-memory tiles are what tensor copies with a swizzle of 32, 64 or 128 bytes write: 64 rows
+// of that many bytes, starting on 1024 bytes; with 32, such strips of 16 columns follow one
+// another. A tile serves K-major (rows are M or N, columns K: Q and K of Q K^T) or MN-major (rows
+// are K, columns N: V of P V).
 #pragma once
 
 #include <cstdint>
@@ -20,19 +21,23 @@ namespace megafold::cuda {
 // What the matrix units see of a shared-memory tile of kPitch-byte rows.
 template <int kPitch>
 struct TileDescriptor {
-  static_assert(kPitch == 64 || kPitch == 128);
-  // Rows go in groups of eight; the pitch names the swizzle. The leading offset is not used by
-  // either order as long as a row is one swizzle span. All shared memory lies below 2^18, so an
-  // address needs no mask, and tiles can be found by adding to the low half.
+  static_assert(kPitch == 32 || kPitch == 64 || kPitch == 128);
+  static constexpr std::uint32_t kStripBytes = 64 * kPitch;
+  // Rows go in groups of eight; the pitch names the swizzle. The leading offset goes from strip to
+  // strip; it is not used where a row is one swizzle span. Shared memory ends below 2^18; above
+  // that an address has the block's rank in its cluster, which would get into the leading offset.
+  // Tiles can be found by adding to the low half.
   static __device__ __forceinline__ std::uint32_t Low(std::uint32_t address) {
-    return address / 16 + (1U << 16);
+    if constexpr (kPitch != 32) return address / 16 + (1U << 16);
+    return (address & 0x3FFFF) / 16 + (kStripBytes / 16 << 16);
   }
   static __device__ __forceinline__ std::uint64_t FromLow(std::uint32_t low) {
-    constexpr std::uint32_t kHigh = std::uint32_t{kPitch == 64 ? 2 : 1} << 30 | 8 * kPitch / 16;
+    constexpr std::uint32_t kSwizzle = kPitch == 32 ? 3 : kPitch == 64 ? 2 : 1;
+    constexpr std::uint32_t kHigh = kSwizzle << 30 | 8 * kPitch / 16;
     return static_cast<std::uint64_t>(kHigh) << 32 | low;
   }
   // Added to the low half: the next 16 of K for a K-major tile, and for an MN-major one.
-  static constexpr std::uint32_t kStepKMajor = 32 / 16;
+  static constexpr std::uint32_t kStepKMajor = (kPitch == 32 ? kStripBytes : 32) / 16;
   static constexpr std::uint32_t kStepMnMajor = 16 * kPitch / 16;
 };
 
@@ -40,6 +45,11 @@ struct TileDescriptor {
 // of their halves, each of rows of 8 columns that follow one another. `right` comes after `left`.
 __device__ constexpr std::uint64_t HalvesDescriptor(std::uint32_t left, std::uint32_t right) {
   return std::uint64_t{8 * 16 / 16} << 32 | ((right - left) >> 4) << 16 | (left & 0x3FFFF) >> 4;
+}
+
+// The same of a tile whose groups of eight rows are all equal: both halves are eight rows.
+__device__ constexpr std::uint64_t SameRowsDescriptor(std::uint32_t left, std::uint32_t right) {
+  return HalvesDescriptor(left, right) & 0xFFFFFFFFULL;
 }
 
 enum class Order : int { kKMajor = 0, kMnMajor = 1 };

@@ -20,9 +20,9 @@ namespace {
 struct Instance {
   DType type;
   int dim;
-  void (*forward)(const HopperAttentionParams&, cudaStream_t);
-  void (*keys)(const HopperAttentionParams&, cudaStream_t);
-  void (*queries)(const HopperAttentionParams&, cudaStream_t);
+  void (*forward)(const HopperAttentionParams&, LaunchChain&);
+  void (*keys)(const HopperAttentionParams&, LaunchChain&);
+  void (*queries)(const HopperAttentionParams&, LaunchChain&);
 };
 
 template <DType kType, int kDim>
@@ -70,8 +70,11 @@ int Tiles(std::int64_t length) {
 // Blocks of dQ and dBias that share the keys out.
 int KeyBlocks(const ops::EvoAttentionBackwardArgs& args) {
   if (!args.bias.defined()) return 1;
-  const int tiles = kQueriesConsumers * BiasGradientTiles(PaddedDim(args.q));
-  return (Tiles(args.k.size(2)) + tiles - 1) / tiles;
+  const int tiles = Tiles(args.k.size(2));
+  const auto most = [&](bool alone) {
+    return kQueriesConsumers * BiasGradientTiles(PaddedDim(args.q), alone);
+  };
+  return tiles <= most(true) ? 1 : (tiles + most(false) - 1) / most(false);
 }
 
 Support SupportsOperands(const TensorView& q, const TensorView& k, const TensorView& v,
@@ -222,11 +225,12 @@ std::size_t BackwardWorkspace(const ops::EvoAttentionBackwardArgs& args) {
 void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
   auto* const queue = static_cast<cudaStream_t>(stream.handle);
+  LaunchChain chain(queue);
   const Instance& instance = *FindInstance(args.q);
   BackwardPlan plan(args, workspace.data);
   HopperAttentionParams& p = plan.params;
   const DType type = args.q.dtype;
-  const int box = instance.dim <= 32 ? 32 : 64;
+  const int box = BoxColumns(instance.dim);
   p.q_map = MakeTensorMap(args.q, box);
   p.k_map = MakeTensorMap(args.k, box);
   p.v_map = MakeTensorMap(args.v, box);
@@ -235,15 +239,16 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   if (args.dk.defined()) p.dk_map = MakeTensorMap(args.dk, box);
   if (args.dv.defined()) p.dv_map = MakeTensorMap(args.dv, box);
   // dQ and dBias start products from the bias, in the units of <q, k>.
-  PackBias(p, type, 1 / args.scale, plan.bias_by_queries, kLog2E, plan.bias_by_keys, queue);
+  PackBias(p, type, 1 / args.scale, plan.bias_by_queries, kLog2E, plan.bias_by_keys, chain);
   p.bias_by_queries = plan.bias_by_queries;
   p.bias_by_keys = plan.bias_by_keys;
-  if (WantsKeys(args)) p.packed_mask = PackMask(p, type, kLog2E, plan.mask, queue);
-  if (WantsQueries(args)) p.mask_columns = PackMaskColumns(p, type, plan.mask_columns, queue);
-  PackStatistics(p, type, plan.statistics, queue);
+  if (WantsKeys(args)) p.packed_mask = PackMask(p, type, kLog2E, plan.mask, chain);
+  if (WantsQueries(args)) p.mask_columns = PackMaskColumns(p, type, plan.mask_columns, chain);
+  PackStatistics(p, type, plan.statistics, chain);
   p.statistics = plan.statistics;
-  if (WantsKeys(args)) instance.keys(p, queue);
-  if (WantsQueries(args)) instance.queries(p, queue);
+  if (WantsKeys(args)) instance.keys(p, chain);
+  p.packed = WantsKeys(args);
+  if (WantsQueries(args)) instance.queries(p, chain);
   if (plan.parts != nullptr) {
     SumParts(plan.parts, args.dbias.ptr<float>(), p.row_chunks,
              static_cast<std::int64_t>(BiasPartBytes(p) / 4), queue);
@@ -270,7 +275,7 @@ std::size_t ForwardWorkspace(const ops::EvoAttentionForwardArgs& args) {
 
 void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
-  auto* const queue = static_cast<cudaStream_t>(stream.handle);
+  LaunchChain chain(static_cast<cudaStream_t>(stream.handle));
   const Instance& instance = *FindInstance(args.q);
   const DType type = args.q.dtype;
   HopperAttentionParams p;
@@ -278,16 +283,16 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stre
   p.query_tiles = Tiles(p.queries);
   p.key_tiles = Tiles(p.keys);
   p.scale_log2 = args.scale * kLog2E;
-  const int box = instance.dim <= 32 ? 32 : 64;
+  const int box = BoxColumns(instance.dim);
   p.q_map = MakeTensorMap(args.q, box);
   p.k_map = MakeTensorMap(args.k, box);
   p.v_map = MakeTensorMap(args.v, box);
   Workspaces space(workspace.data);
   float* const bias = space.Take(PackedBiasBytes(p));
-  PackBias(p, type, kLog2E, bias, 0, nullptr, queue);
+  PackBias(p, type, kLog2E, bias, 0, nullptr, chain);
   p.bias_by_queries = bias;
-  p.mask_columns = PackMaskColumns(p, type, space.Take(PackedMaskColumnsBytes(p)), queue);
-  instance.forward(p, queue);
+  p.mask_columns = PackMaskColumns(p, type, space.Take(PackedMaskColumnsBytes(p)), chain);
+  instance.forward(p, chain);
 }
 
 }  // namespace

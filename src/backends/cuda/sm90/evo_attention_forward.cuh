@@ -218,7 +218,7 @@ class ForwardWorker {
     const std::uint32_t ring = shared_ + Layout::kBiasBarriers;
     BarrierWait(FullBarrier(ring, bias_at_.stage), bias_at_.FullParity());
     LoadBias(bias_, shared_ + Layout::kBias + bias_at_.stage * Layout::kBiasBytes +
-                        group_ * kBiasTileBytes);
+                        group_ * kBiasTileBytes + threadIdx.x % 128 * 16);
     __syncwarp();
     Release(ring, bias_at_.stage);
     bias_at_.Advance();

@@ -33,7 +33,7 @@ struct ForwardLayout {
   static constexpr int kRows = Tiling::kValue.rows, kGroups = Tiling::kValue.groups;
   using Tile = VectorTile<kDim>;
 
-  static constexpr int kQStages = kDim > 32 && kGroups > 2 ? 1 : 2;  // what fits
+  static constexpr int kQStages = 2;
   static constexpr int kBiasStages = kHasBias ? 2 : 0;
 
   static constexpr int kQBytes = kRows * kGroups * Tile::kBytes;
@@ -100,6 +100,11 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
   const bool masked = p.mask_columns.tiles != nullptr;
   const int stage_bytes = Layout::kStageBytes + (masked ? kMaskColumnsBytes : 0);
   const int items = ForwardItems(p, Tiling::kValue);
+  bool packed = false;  // what is packed is there; Q, K and V are copied before
+  const auto wait_for_packing = [&] {
+    if (!packed) WaitForPrevious();
+    packed = true;
+  };
   // The barrier of a stage that is free, told how much will come.
   const auto open = [&](std::uint32_t ring, auto& position, int bytes) {
     BarrierWait(EmptyBarrier(ring, position.stage), position.EmptyParity());
@@ -125,8 +130,8 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
                     kMaskColumnsBytes;
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
-        CopyTensor(to, p.q_map, item.query + group * kHopperTile, item.head, rows[r].row,
-                   rows[r].batch, q_full);
+        Layout::Tile::Copy(to, p.q_map, item.query + group * kHopperTile, item.head, rows[r],
+                           q_full);
         to += Layout::Tile::kBytes;
       }
     }
@@ -145,11 +150,15 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
         to = shared + Layout::kStage + at.stage * Layout::kStageBytes;
         const std::uint32_t mask_to = shared + Layout::kMask + at.stage * kMaskColumnsBytes;
         std::uint32_t full = open(shared + Layout::kStageBarriers, at, stage_bytes);
-        CopyTensor(to + Layout::kK, p.k_map, key, item.head, rows[r].row, rows[r].batch, full);
-        CopyTensor(to + Layout::kV, p.v_map, key, item.head, rows[r].row, rows[r].batch, full);
-        if (masked) CopyBulk(mask_to, mask[r] + tile * kMaskColumnsBytes, kMaskColumnsBytes, full);
+        Layout::Tile::Copy(to + Layout::kK, p.k_map, key, item.head, rows[r], full);
+        Layout::Tile::Copy(to + Layout::kV, p.v_map, key, item.head, rows[r], full);
+        if (masked) {
+          wait_for_packing();
+          CopyBulk(mask_to, mask[r] + tile * kMaskColumnsBytes, kMaskColumnsBytes, full);
+        }
         if (!kHasBias || r > 0) continue;
         // After the keys of the first row, whose product needs no bias.
+        wait_for_packing();
         to = shared + Layout::kBias + bias_at.stage * Layout::kBiasBytes;
         full = open(shared + Layout::kBiasBarriers, bias_at, bias_tiles * kBiasTileBytes);
         for (int group = 0; group < bias_tiles; ++group) {

@@ -72,7 +72,8 @@ struct KeysWork {
 template <int kDim>
 __device__ __forceinline__ void FeedKeys(const HopperAttentionParams& p, std::uint32_t shared) {
   using Layout = KeysLayout<kDim>;
-  constexpr int kTileBytes = Layout::Tile::kBytes;
+  using Tile = typename Layout::Tile;
+  constexpr int kTileBytes = Tile::kBytes;
   constexpr int kRows = Layout::kRows;
   RingPosition<Layout::kStages> queries;
   RingPosition<Layout::kKeyStages> keys;
@@ -90,8 +91,8 @@ __device__ __forceinline__ void FeedKeys(const HopperAttentionParams& p, std::ui
       const std::uint32_t k =
           shared + Layout::kKeys + keys.stage * Layout::kKeyBytes + r * 2 * kTileBytes;
       const int token = work.key_tile * kHopperTile;
-      CopyTensor(k, p.k_map, token, work.head, rows[r].row, rows[r].batch, keys_full);
-      CopyTensor(k + kTileBytes, p.v_map, token, work.head, rows[r].row, rows[r].batch, keys_full);
+      Tile::Copy(k, p.k_map, token, work.head, rows[r], keys_full);
+      Tile::Copy(k + kTileBytes, p.v_map, token, work.head, rows[r], keys_full);
     }
     keys.Advance();
     const float* bias = p.bias_by_keys;
@@ -112,9 +113,8 @@ __device__ __forceinline__ void FeedKeys(const HopperAttentionParams& p, std::ui
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const std::uint32_t q = stage + r * 2 * kTileBytes;
-        CopyTensor(q, p.q_map, tile * kHopperTile, work.head, rows[r].row, rows[r].batch, full);
-        CopyTensor(q + kTileBytes, p.dout_map, tile * kHopperTile, work.head, rows[r].row,
-                   rows[r].batch, full);
+        Tile::Copy(q, p.q_map, tile * kHopperTile, work.head, rows[r], full);
+        Tile::Copy(q + kTileBytes, p.dout_map, tile * kHopperTile, work.head, rows[r], full);
         CopyBulk(stage + Layout::kStatistics + r * kColumnsTileBytes,
                  StatisticsTile(p, rows[r], work.head, tile), kColumnsTileBytes, full);
       }
@@ -213,10 +213,8 @@ class KeysConsumer {
       if (work.row + row >= p_.rows) break;
       const GroupRow at = work.Row(p_, row);
       const std::uint32_t k = k_ + r * 2 * kTileBytes;
-      if (p_.dk.data != nullptr) StoreTensor(p_.dk_map, k, key, work.head, at.row, at.batch);
-      if (p_.dv.data != nullptr) {
-        StoreTensor(p_.dv_map, k + kTileBytes, key, work.head, at.row, at.batch);
-      }
+      if (p_.dk.data != nullptr) Layout::Tile::Store(p_.dk_map, k, key, work.head, at);
+      if (p_.dv.data != nullptr) Layout::Tile::Store(p_.dv_map, k + kTileBytes, key, work.head, at);
     }
     StoreTensorCommit();
     StoreTensorWaitRead();
@@ -234,7 +232,7 @@ class KeysConsumer {
     const std::uint32_t stage = shared_ + queries_.stage * Layout::kStageBytes;
     BarrierWait(shared_ + Layout::Full(queries_.stage), queries_.FullParity());
     if (p_.bias_by_keys != nullptr) {
-      LoadBias(bias_, stage + Layout::kBias);
+      LoadBias(bias_, stage + Layout::kBias + threadIdx.x % 128 * 16);
     } else {
 #pragma unroll
       for (float& b : bias_) b = 0.0F;
@@ -323,6 +321,9 @@ __global__ __launch_bounds__(KeysLayout<kDim>::Roles::kThreads,
   }
   ClearColumns(shared + Layout::kZeros);
   __syncthreads();
+  // dQ and dBias, which come next, only need what was packed before this kernel.
+  WaitForPrevious();
+  LetNextBegin();
   const int warpgroup = Warpgroup();
   if (warpgroup == Layout::Roles::kConsumers) {
     GiveUpRegisters<Layout::Roles::kProducerRegisters>();

@@ -2,6 +2,7 @@
 #include <cuda_fp16.h>
 
 #include "backends/cuda/attention/problem.cuh"
+#include "backends/cuda/device/barrier.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/device/ptx.cuh"
 #include "backends/cuda/sm90/evo_attention_pack.h"
@@ -60,16 +61,17 @@ template <typename T>
 __global__ __launch_bounds__(kThreads) void PackBiasKernel(
     const __grid_constant__ AttentionProblem p, Fastest fastest, float query_unit, float key_unit,
     int query_tiles, int key_tiles, float* by_queries, float* by_keys) {
+  LetNextBegin();
   __shared__ float tile[kBlockHeads * kHeadPitch];
   const int thread = static_cast<int>(threadIdx.x);
   const int parts = query_tiles * (kTile / kBlockQueries);
   const int head_blocks = (p.heads + kBlockHeads - 1) / kBlockHeads;
-  std::int64_t block = blockIdx.x;
-  const int key_tile = static_cast<int>(block % key_tiles);
+  int block = static_cast<int>(blockIdx.x);  // divisions of 64 bits are slow
+  const int key_tile = block % key_tiles;
   block /= key_tiles;
-  const int part = static_cast<int>(block % parts);
+  const int part = block % parts;
   block /= parts;
-  const int first_head = static_cast<int>(block % head_blocks) * kBlockHeads;
+  const int first_head = block % head_blocks * kBlockHeads;
   const std::int64_t group = block / head_blocks;
   const int heads = min(kBlockHeads, p.heads - first_head);
   const int first_query = part * kBlockQueries;
@@ -114,19 +116,45 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
           InUnits(from[0], from[kPitch], from[8], from[kPitch + 8], key_unit);
     }
   }
+  WaitForPrevious();
 }
 
 // ---- Mask terms: one thread a term. ----
+
+// Term `index` of `count` is that of key `key` of a row of the mask.
+struct MaskPlace {
+  std::int64_t batch, row;
+  int key;
+  __device__ MaskPlace(std::int64_t rows, int length, std::int64_t count, std::int64_t index) {
+    if (count <= 0x7FFFFFFF) {  // divisions of 64 bits are slow
+      Divide(static_cast<int>(rows), length, static_cast<int>(index));
+    } else {
+      Divide(rows, static_cast<std::int64_t>(length), index);
+    }
+  }
+  template <typename Index>
+  __device__ __forceinline__ void Divide(Index rows, Index length, Index index) {
+    const Index all = index / length;
+    key = static_cast<int>(index - all * length);
+    batch = all / rows;
+    row = all - batch * rows;
+  }
+  template <typename T>
+  __device__ float Term(const AttentionProblem& p) const {
+    return MaskTerm<T>(p, MaskBase(p, RowIndex(batch, row)), key);
+  }
+};
 
 template <typename T>
 __global__ __launch_bounds__(kThreads) void PackMaskKernel(
     const __grid_constant__ AttentionProblem p, float unit, std::int64_t mask_rows, int length,
     std::int64_t count, float* terms) {
+  LetNextBegin();
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= count) return;
-  const int key = static_cast<int>(index % length);
-  const RowIndex at(index / length / mask_rows, index / length % mask_rows);
-  terms[index] = InUnits(MaskTerm<T>(p, MaskBase(p, at), key), unit);
+  if (index < count) {
+    terms[index] = InUnits(MaskPlace(mask_rows, length, count, index).template Term<T>(p), unit);
+  }
+  WaitForPrevious();
 }
 
 // A number as a sum of three bfloat16, exact to the last bits of float32.
@@ -147,25 +175,16 @@ template <typename T>
 __global__ __launch_bounds__(kThreads) void PackMaskColumnsKernel(
     const __grid_constant__ AttentionProblem p, std::int64_t mask_rows, int length,
     std::int64_t count, uint4* columns) {
+  LetNextBegin();
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= count) return;
-  std::int64_t row = 0;
-  int key = 0;
-  if (count <= 0x7FFFFFFF) {  // divisions of 64 bits are slow
-    row = static_cast<int>(index) / length;
-    key = static_cast<int>(index) % length;
-  } else {
-    row = index / length;
-    key = static_cast<int>(index % length);
+  if (index < count) {
+    const Parts parts(MaskPlace(mask_rows, length, count, index).template Term<T>(p) / p.scale);
+    constexpr float kOne = 1.0F;
+    columns[index] =
+        make_uint4(Pack(kOne, kOne, __nv_bfloat16{}), Pack(kOne, parts.value[0], __nv_bfloat16{}),
+                   Pack(parts.value[1], parts.value[2], __nv_bfloat16{}), 0);
   }
-  const std::int64_t batch = mask_rows == 1 ? row : row / mask_rows;
-  const RowIndex at(batch, row - batch * mask_rows);
-  const float term = MaskTerm<T>(p, MaskBase(p, at), key) / p.scale;
-  const Parts parts(term);
-  constexpr float kOne = 1.0F;
-  columns[index] =
-      make_uint4(Pack(kOne, kOne, __nv_bfloat16{}), Pack(kOne, parts.value[0], __nv_bfloat16{}),
-                 Pack(parts.value[1], parts.value[2], __nv_bfloat16{}), 0);
+  WaitForPrevious();
 }
 
 // ---- Statistics: heads fastest, as the usual layout has them. ----
@@ -200,6 +219,7 @@ __device__ __forceinline__ float Dot(const uint4& a, const uint4& b, __half) {
 template <typename T, int kVectors>
 __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
     const __grid_constant__ AttentionProblem p, int query_tiles, uint4* statistics) {
+  LetNextBegin();
   constexpr int kLanes = 4;   // threads that share a query
   constexpr int kHeads = 16;  // at once
   constexpr int kBatch = 4 / kVectors;
@@ -207,9 +227,11 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
   __shared__ uint4 packed[kHeads][kTile];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kLanes;
-  const int tile = static_cast<int>(blockIdx.x % query_tiles);
-  const std::int64_t row = blockIdx.x / query_tiles;
-  const RowIndex at(row / p.batch_rows, row % p.batch_rows);
+  const int tile = static_cast<int>(blockIdx.x) % query_tiles;
+  const int row_index = static_cast<int>(blockIdx.x) / query_tiles;
+  const int batch = row_index / static_cast<int>(p.batch_rows);
+  const RowIndex at(batch, row_index - batch * static_cast<int>(p.batch_rows));
+  const std::int64_t row = row_index;
   for (int first = 0; first < p.heads; first += kHeads) {
     const int heads = min(kHeads, p.heads - first);
     const int count = heads * kTile;
@@ -264,6 +286,7 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
     }
     __syncthreads();
   }
+  WaitForPrevious();
 }
 
 int Tiles(int length) { return (length + kTile - 1) / kTile; }
@@ -283,11 +306,11 @@ Fastest FastestDimension(const AttentionBias& bias) {
 }
 
 template <typename T>
-void LaunchStatistics(const AttentionProblem& p, void* statistics, cudaStream_t stream) {
+void LaunchStatistics(const AttentionProblem& p, void* statistics, LaunchChain& chain) {
   const auto launch = [&](auto kernel) {
-    LaunchKernel("evo_attention statistics (cuda sm90a)", kernel,
-                 p.batches * p.batch_rows * Tiles(p.queries), kThreads, 0, stream, p,
-                 Tiles(p.queries), static_cast<uint4*>(statistics));
+    chain.Add("evo_attention statistics (cuda sm90a)", kernel,
+              {p.batches * p.batch_rows * Tiles(p.queries), kThreads}, p, Tiles(p.queries),
+              static_cast<uint4*>(statistics));
   };
   if (p.dim <= 32) return launch(PackStatisticsKernel<T, 1>);
   launch(PackStatisticsKernel<T, 2>);
@@ -313,16 +336,16 @@ std::size_t PackedStatisticsBytes(const AttentionProblem& p) {
 }
 
 void PackBias(const AttentionProblem& p, DType type, float query_unit, float* by_queries,
-              float key_unit, float* by_keys, cudaStream_t stream) {
+              float key_unit, float* by_keys, LaunchChain& chain) {
   if (p.bias.kind == TermKind::kNone || (by_queries == nullptr && by_keys == nullptr)) return;
   const int query_tiles = Tiles(p.queries);
   const int key_tiles = Tiles(p.keys);
   const std::int64_t blocks = p.groups * ((p.heads + kBlockHeads - 1) / kBlockHeads) * query_tiles *
                               (kTile / kBlockQueries) * key_tiles;
   auto launch = [&](auto kernel) {
-    LaunchKernel("evo_attention bias packing (cuda sm90a)", kernel, blocks, kThreads, 0, stream, p,
-                 FastestDimension(p.bias), query_unit, key_unit, query_tiles, key_tiles, by_queries,
-                 by_keys);
+    chain.Add("evo_attention bias packing (cuda sm90a)", kernel, {blocks, kThreads}, p,
+              FastestDimension(p.bias), query_unit, key_unit, query_tiles, key_tiles, by_queries,
+              by_keys);
   };
   if (p.bias.kind == TermKind::kFloat32) return launch(PackBiasKernel<float>);
   if (type == DType::kBFloat16) return launch(PackBiasKernel<__nv_bfloat16>);
@@ -330,14 +353,14 @@ void PackBias(const AttentionProblem& p, DType type, float query_unit, float* by
 }
 
 PackedMask PackMask(const AttentionProblem& p, DType type, float unit, float* terms,
-                    cudaStream_t stream) {
+                    LaunchChain& chain) {
   if (!NeedsMask(p)) return {};
   const int length = Tiles(p.keys) * kTile;
   const std::int64_t rows = MaskRows(p);
   const std::int64_t count = MaskBatches(p) * rows * length;
   auto launch = [&](auto kernel) {
-    LaunchKernel("evo_attention mask packing (cuda sm90a)", kernel, Blocks(count), kThreads, 0,
-                 stream, p, unit, rows, length, count, terms);
+    chain.Add("evo_attention mask packing (cuda sm90a)", kernel, {Blocks(count), kThreads}, p, unit,
+              rows, length, count, terms);
   };
   if (type == DType::kBFloat16) {
     launch(PackMaskKernel<__nv_bfloat16>);
@@ -352,15 +375,15 @@ std::size_t PackedMaskColumnsBytes(const AttentionProblem& p) {
 }
 
 PackedMaskColumns PackMaskColumns(const AttentionProblem& p, DType type, void* tiles,
-                                  cudaStream_t stream) {
+                                  LaunchChain& chain) {
   if (!NeedsMask(p)) return {};
   const std::int64_t row_tiles = Tiles(p.keys);
   const std::int64_t rows = MaskRows(p);
   const int length = Tiles(p.keys) * kTile;
   const std::int64_t count = MaskBatches(p) * rows * length;
   auto launch = [&](auto kernel) {
-    LaunchKernel("evo_attention mask packing (cuda sm90a)", kernel, Blocks(count), kThreads, 0,
-                 stream, p, rows, length, count, static_cast<uint4*>(tiles));
+    chain.Add("evo_attention mask packing (cuda sm90a)", kernel, {Blocks(count), kThreads}, p, rows,
+              length, count, static_cast<uint4*>(tiles));
   };
   if (type == DType::kBFloat16) {
     launch(PackMaskColumnsKernel<__nv_bfloat16>);
@@ -371,9 +394,9 @@ PackedMaskColumns PackMaskColumns(const AttentionProblem& p, DType type, void* t
           p.mask.row == 0 ? 0 : row_tiles};
 }
 
-void PackStatistics(const AttentionProblem& p, DType type, void* statistics, cudaStream_t stream) {
-  if (type == DType::kBFloat16) return LaunchStatistics<__nv_bfloat16>(p, statistics, stream);
-  LaunchStatistics<__half>(p, statistics, stream);
+void PackStatistics(const AttentionProblem& p, DType type, void* statistics, LaunchChain& chain) {
+  if (type == DType::kBFloat16) return LaunchStatistics<__nv_bfloat16>(p, statistics, chain);
+  LaunchStatistics<__half>(p, statistics, chain);
 }
 
 }  // namespace megafold::cuda

@@ -22,10 +22,9 @@
 // is 0 there: finite, because columns that a product does not want are multiplied by 0.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 
+#include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/sm90/evo_attention_params.h"
 #include "megafold/core/dtype.h"
 
@@ -40,13 +39,13 @@ std::size_t PackedStatisticsBytes(const AttentionProblem& problem);
 
 // `type` is the type of Q. Either order may be null. Throws kDevice when a launch fails.
 void PackBias(const AttentionProblem& problem, DType type, float query_unit, float* by_queries,
-              float key_unit, float* by_keys, cudaStream_t stream);
+              float key_unit, float* by_keys, LaunchChain& chain);
 PackedMask PackMask(const AttentionProblem& problem, DType type, float unit, float* terms,
-                    cudaStream_t stream);
+                    LaunchChain& chain);
 PackedMaskColumns PackMaskColumns(const AttentionProblem& problem, DType type, void* tiles,
-                                  cudaStream_t stream);
+                                  LaunchChain& chain);
 // Reads lse, out and dout.
 void PackStatistics(const AttentionProblem& problem, DType type, void* statistics,
-                    cudaStream_t stream);
+                    LaunchChain& chain);
 
 }  // namespace megafold::cuda

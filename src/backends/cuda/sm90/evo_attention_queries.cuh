@@ -32,15 +32,14 @@ __device__ __forceinline__ void AddFromShared(float (&c)[kCount], std::uint32_t 
 }
 
 // Puts a consumer's part of dQ of the block's row number `row` where SumQueryGradient finds it.
-template <int kDim>
-__device__ __forceinline__ void HandOver(const float (&dq)[kDim / 2], std::uint32_t shared,
+template <typename Layout>
+__device__ __forceinline__ void HandOver(const float (&dq)[Layout::kDim / 2], std::uint32_t shared,
                                          int consumer, int row) {
-  using Layout = QueriesLayout<kDim>;
   BarrierWait(shared + Layout::PartEmpty(consumer), static_cast<std::uint32_t>(row & 1) ^ 1U);
   const std::uint32_t to =
       shared + Layout::kParts + consumer * Layout::kPartBytes + threadIdx.x % 128 * 16;
 #pragma unroll
-  for (int v = 0; v < kDim / 8; ++v) {
+  for (int v = 0; v < Layout::kDim / 8; ++v) {
     StoreShared4(to + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]});
   }
   __syncwarp();
@@ -51,11 +50,11 @@ __device__ __forceinline__ void HandOver(const float (&dq)[kDim / 2], std::uint3
 // turn it is, and stores it or hands it on. It signals the parts as read when it has done all else,
 // so whoever hands over the next part knows that this sum is complete: a phase of a barrier below
 // never begins before the one before it has been waited for.
-template <typename T, int kDim>
+template <typename T, typename Layout>
 __device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
                                                  const QueriesWork& work, std::uint32_t shared,
                                                  int consumer, int row) {
-  using Layout = QueriesLayout<kDim>;
+  constexpr int kDim = Layout::kDim;
   const auto parity = static_cast<std::uint32_t>(row & 1);
   float dq[kDim / 2] = {};
 #pragma unroll
@@ -64,7 +63,7 @@ __device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
     AddFromShared(dq, shared + Layout::kParts + part * Layout::kPartBytes);
   }
   const std::uint32_t buffer = shared + Layout::kReceived;
-  if (work.rank + 1 < work.blocks) {
+  if (Layout::kShared && work.rank + 1 < work.blocks) {
     if (threadIdx.x % 128 == 0) BarrierExpect(shared + Layout::SumReceived(), Layout::kPartBytes);
     BarrierWaitCluster(shared + Layout::SumReceived(), parity);
     AddFromShared(dq, buffer);
@@ -75,7 +74,7 @@ __device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
   // The tile that left from there two rows ago has long been read.
   if (Layout::kOutTiles > 1 && threadIdx.x % 128 == 0) StoreTensorWaitRead();
   NamedBarrierSync(1 + consumer, 128);
-  if (work.rank > 0) {
+  if (Layout::kShared && work.rank > 0) {
     BarrierWaitCluster(shared + Layout::SumRead(), parity ^ 1U);
     const std::uint32_t remote = RemoteAddress(buffer + threadIdx.x % 128 * 16, work.rank - 1);
     const std::uint32_t received = RemoteAddress(shared + Layout::SumReceived(), work.rank - 1);
@@ -93,13 +92,13 @@ __device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
   if (threadIdx.x % 128 == 0) {
     if (stores) {
       const GroupRow at(p, work.group, work.first_row + row);
-      StoreTensor(p.dq_map, out, work.query_tile * kHopperTile, work.head, at.row, at.batch);
+      Layout::Tile::Store(p.dq_map, out, work.query_tile * kHopperTile, work.head, at);
       StoreTensorCommit();
       if (Layout::kOutTiles == 1) StoreTensorWaitRead();
     }
     // Not right after the loads: an arrival at another block overtakes loads that still wait for
     // shared memory. By now every thread has used what it loaded.
-    if (work.rank + 1 < work.blocks) {
+    if (Layout::kShared && work.rank + 1 < work.blocks) {
       BarrierArriveRemote(shared + Layout::SumRead(), work.rank + 1);
     }
 #pragma unroll
@@ -110,29 +109,40 @@ __device__ __forceinline__ void SumQueryGradient(const HopperAttentionParams& p,
   __syncwarp();
 }
 
-__device__ __forceinline__ uint4 LoadSharedWords(std::uint32_t address) {
-  uint4 value;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(address));
+__device__ __forceinline__ std::uint32_t LoadSharedWord(std::uint32_t address) {
+  std::uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address));
   return value;
 }
 
-// What a thread knows of its two queries in a row: -log2(e) lse and -delta.
+// What a thread knows of its two queries in a row: -log2(e) lse, and its two columns of each one's
+// statistics, which as the left factor of a product add -delta.
 struct QueryStatistics {
-  float lse[2], delta[2];
+  float lse[2];
+  std::uint32_t columns[2];
   __device__ __forceinline__ QueryStatistics(std::uint32_t tile, float scale_log2) {
     const auto low = [](std::uint32_t pair) { return __uint_as_float(pair << 16); };
     const auto high = [](std::uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000U); };
     const int row = Fragment().row;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint4 packed = LoadSharedWords(tile + (row + half * 8) * 16);
-      lse[half] = scale_log2 * (low(packed.x) + high(packed.x) + low(packed.y));
-      delta[half] = high(packed.y) + low(packed.z) + high(packed.z);
+      const std::uint32_t query = tile + (row + half * 8) * 16;
+      const std::uint32_t first = LoadSharedWord(query);
+      lse[half] = scale_log2 * (low(first) + high(first) + low(LoadSharedWord(query + 4)));
+      columns[half] = LoadSharedWord(query + threadIdx.x % 4 * 4);
     }
   }
 };
+
+// The right factor that picks -delta out of the statistics' columns, {0, 0, 0, 1, 1, 1, 0, 0} for
+// each of eight keys; a barrier of the block follows.
+__device__ __forceinline__ void WriteDeltaColumns(std::uint32_t tile) {
+  if (threadIdx.x < 8) {
+    StoreShared4(tile + threadIdx.x * 16,
+                 {0.0F, __uint_as_float(0x3F800000U), __uint_as_float(0x3F803F80U), 0.0F});
+  }
+  FenceAsyncProxy();
+}
 
 // A tile of this chunk's dBias.
 __device__ __forceinline__ void StoreBiasGradient(const HopperAttentionParams& p,
@@ -159,7 +169,7 @@ __device__ __forceinline__ void StoreBiasGradient(const HopperAttentionParams& p
   }
 }
 
-template <typename T, int kDim, bool kBiasGradient, bool kMasked>
+template <typename T, typename Layout, bool kBiasGradient, bool kMasked>
 class QueriesConsumer {
  public:
   __device__ __forceinline__ QueriesConsumer(const HopperAttentionParams& params,
@@ -170,12 +180,15 @@ class QueriesConsumer {
         shared_(shared),
         consumer_(consumer),
         first_(work.FirstTile(params, consumer)),
-        tiles_(work.LastTile(params, consumer) - first_) {}
+        tiles_(work.LastTile(params, consumer) - first_),
+        bias_at_(shared + Layout::kBias + consumer * Layout::kTiles * kBiasTileBytes +
+                 threadIdx.x % 128 * 16) {}
 
   __device__ __forceinline__ void Run() {
     float dbias[kBiasGradient ? Layout::kTiles : 1][kScores] = {};
     if (p_.bias_by_queries != nullptr && tiles_ > 0) {
       BarrierWait(shared_ + Layout::BiasFull(consumer_), 0);
+      LoadBias(s_, bias_at_);
     }
     const int rows = work_.last_row - work_.first_row;
     for (int row = 0; row < rows; ++row) {
@@ -186,7 +199,7 @@ class QueriesConsumer {
                                p_.scale_log2);
       const auto consume = [&](int tile, float(&sum)[kScores]) {
         Consume(of, q, tile, sum);
-        if (tile == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+        if (tile == 0 && row > 0) HandOver<Layout>(dq_, shared_, consumer_, row - 1);
       };
       if constexpr (kBiasGradient) {
 #pragma unroll
@@ -196,7 +209,7 @@ class QueriesConsumer {
       } else {
         for (int tile = 0; tile < tiles_; ++tile) consume(tile, dbias[0]);
       }
-      if (tiles_ == 0 && row > 0) HandOver<kDim>(dq_, shared_, consumer_, row - 1);
+      if (tiles_ == 0 && row > 0) HandOver<Layout>(dq_, shared_, consumer_, row - 1);
       if (threadIdx.x % 32 == 0) BarrierArrive(shared_ + Layout::QueriesEmpty(queries_.stage));
       queries_.Advance();
       if (row > 0) Sum(row - 1);
@@ -212,7 +225,7 @@ class QueriesConsumer {
   }
 
  private:
-  using Layout = QueriesLayout<kDim>;
+  static constexpr int kDim = Layout::kDim;
   static constexpr int kTileBytes = Layout::Tile::kBytes;
 
   // S, dP and dS of one tile of keys together with dQ of the tile before it, which runs while the
@@ -222,14 +235,8 @@ class QueriesConsumer {
     const int slot = consumer_ * Layout::kKeyStages + keys_.stage;
     const std::uint32_t k = shared_ + Layout::kKeys + slot * Layout::kKeyStageBytes;
     const bool has_bias = p_.bias_by_queries != nullptr;
-    float s[kScores];
     float dp[kScores];
-    if (has_bias) {  // the block's own, whatever the row
-      LoadBias(s, shared_ + Layout::kBias + (consumer_ * Layout::kTiles + tile) * kBiasTileBytes);
-    }
     BarrierWait(shared_ + Layout::KeysFull(consumer_, keys_.stage), keys_.FullParity());
-#pragma unroll
-    for (int i = 0; i < kScores; ++i) dp[i] = of.delta[i / 2 % 2];
     const std::uint32_t before = release_ == 0 ? k : before_;
     WgmmaFence();
     if constexpr (kMasked) {
@@ -237,17 +244,21 @@ class QueriesConsumer {
       const int lane = static_cast<int>(threadIdx.x % 4);
       const std::uint32_t ones = lane == 1 ? 0x3F800000U : lane == 2 ? 0x3F803F80U : 0;
       const std::uint32_t mask = shared_ + Layout::kMask + slot * kColumnsTileBytes;
-      MultiplyColumns(s, ones, ones, HalvesDescriptor(mask, shared_ + Layout::kZeros), has_bias);
+      MultiplyColumns(s_, ones, ones, HalvesDescriptor(mask, shared_ + Layout::kZeros), has_bias);
     }
-    MultiplyVectors<T, kDim>(s, q, k, kMasked || has_bias);
+    MultiplyVectors<T, kDim>(s_, q, k, kMasked || has_bias);
     WgmmaCommit();
+    const std::uint32_t statistics[4] = {0, 0, of.columns[0], of.columns[1]};
+    Wgmma<__nv_bfloat16, kHopperTile>::Run<Order::kKMajor>(
+        dp, statistics, SameRowsDescriptor(shared_ + Layout::kZeros, shared_ + Layout::kDelta),
+        false);
     MultiplyVectors<T, kDim>(dp, q + kTileBytes, k + kTileBytes, true);
     MultiplyWeights<T, kDim>(dq_, gradients_, before, accumulate_);
     WgmmaCommit();
     WgmmaWait<1>();
-    PinRegisters(s);
+    PinRegisters(s_);
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) s[i] = Exp2(fmaf(s[i], p_.scale_log2, of.lse[i / 2 % 2]));
+    for (int i = 0; i < kScores; ++i) s_[i] = Exp2(fmaf(s_[i], p_.scale_log2, of.lse[i / 2 % 2]));
     WgmmaWait<0>();
     PinRegisters(dp);
     PinRegisters(dq_);
@@ -257,7 +268,11 @@ class QueriesConsumer {
     accumulate_ = tile > 0;
     keys_.Advance();
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) dp[i] *= s[i];
+    for (int i = 0; i < kScores; ++i) dp[i] *= s_[i];
+    // The bias of the next tile, which its scores start from: the block's own, whatever the row.
+    // Without a bias what is read has no effect; a branch here would delay it.
+    if (has_bias) bias_at_ += tile + 1 < tiles_ ? kBiasTileBytes : -tile * kBiasTileBytes;
+    LoadBias(s_, bias_at_);
     if constexpr (kBiasGradient) {
 #pragma unroll
       for (int i = 0; i < kScores; ++i) dbias[i] += dp[i];
@@ -267,7 +282,7 @@ class QueriesConsumer {
 
   __device__ __forceinline__ void Sum(int row) const {
     if (row % Layout::kConsumers == consumer_) {
-      SumQueryGradient<T, kDim>(p_, work_, shared_, consumer_, row);
+      SumQueryGradient<T, Layout>(p_, work_, shared_, consumer_, row);
     }
   }
 
@@ -280,7 +295,7 @@ class QueriesConsumer {
       WgmmaWait<0>();
       PinRegisters(dq_);
     }
-    HandOver<kDim>(dq_, shared_, consumer_, row);
+    HandOver<Layout>(dq_, shared_, consumer_, row);
     Sum(row);
   }
 
@@ -288,8 +303,10 @@ class QueriesConsumer {
   const QueriesWork& work_;
   const std::uint32_t shared_;
   const int consumer_, first_, tiles_;
+  std::uint32_t bias_at_;  // the thread's part of the next tile's bias
   RingPosition<Layout::kQueryStages> queries_;
   RingPosition<Layout::kKeyStages> keys_;
+  float s_[kScores];  // scores, and between tiles the next one's bias
   float dq_[kDim / 2] = {};
   std::uint32_t gradients_[kHopperTile / 16][4] = {};  // dS of the tile before
   std::uint32_t before_ = 0;                           // its K
@@ -297,10 +314,9 @@ class QueriesConsumer {
   bool accumulate_ = false;                            // it is not the first of its row
 };
 
-template <typename T, int kDim, bool kBiasGradient, bool kMasked>
-__global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void QueriesKernel(
+template <typename T, typename Layout, bool kBiasGradient, bool kMasked>
+__global__ __launch_bounds__(Layout::Roles::kThreads, 1) void QueriesKernel(
     const __grid_constant__ HopperAttentionParams p) {
-  using Layout = QueriesLayout<kDim>;
   extern __shared__ unsigned char memory[];
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
   if (threadIdx.x == 0) {
@@ -322,25 +338,28 @@ __global__ __launch_bounds__(QueriesLayout<kDim>::Roles::kThreads, 1) void Queri
     BarrierInitFence();
   }
   ClearColumns(shared + Layout::kZeros);
+  WriteDeltaColumns(shared + Layout::kDelta);
   const QueriesWork work(p);
   if (work.blocks > 1) {
     ClusterSync();
   } else {
     __syncthreads();
   }
+  if (!p.packed) WaitForPrevious();
   const int warpgroup = Warpgroup();
   if (warpgroup == Layout::kConsumers) {
-    GiveUpRegisters<Layout::Roles::kProducerRegisters>();
+    GiveUpRegisters<Layout::kProducerRegisters>();
     const int warp = static_cast<int>(threadIdx.x % 128 / 32);
     if (warp < Layout::kConsumers) {
-      if (ElectOne()) FeedKeyRows<kDim>(p, work, shared, warp);
+      if (ElectOne()) FeedKeyRows<Layout>(p, work, shared, warp);
     } else if (warp == Layout::kConsumers) {
-      if (ElectOne()) FeedQueryRows<kDim>(p, work, shared);
+      if (ElectOne()) FeedQueryRows<Layout>(p, work, shared);
     }
   } else {
-    TakeRegisters<Layout::Roles::kConsumerRegisters>();
-    QueriesConsumer<T, kDim, kBiasGradient, kMasked>(p, work, shared, warpgroup).Run();
+    TakeRegisters<Layout::kConsumerRegisters>();
+    QueriesConsumer<T, Layout, kBiasGradient, kMasked>(p, work, shared, warpgroup).Run();
   }
+  WaitForPrevious();
   // A block's shared memory must outlive what its neighbour sends to it.
   if (work.blocks > 1) {
     __syncwarp();

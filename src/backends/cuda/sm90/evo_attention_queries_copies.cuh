@@ -6,14 +6,19 @@
 
 namespace megafold::cuda {
 
-template <int kDim>
+// `kAlone`: the block has all keys, and a layout of its own.
+template <int kPaddedDim, bool kAlone>
 struct QueriesLayout {
+  static constexpr int kDim = kPaddedDim;
   using Tile = VectorTile<kDim>;
   using Roles = Roles<kQueriesConsumers>;
+  static constexpr int kConsumerRegisters = kAlone ? 240 : Roles::kConsumerRegisters;
+  static constexpr int kProducerRegisters = kAlone ? 24 : Roles::kProducerRegisters;
   static constexpr int kConsumers = Roles::kConsumers;
-  static constexpr int kTiles = BiasGradientTiles(kDim);  // of keys, a warpgroup
+  static constexpr int kTiles = BiasGradientTiles(kDim, kAlone);  // of keys, a warpgroup
   static constexpr int kQueryStages = 2;
-  static constexpr int kKeyStages = kDim <= 32 ? 4 : 2;  // a warpgroup
+  static constexpr int kKeyStages = kDim <= 32 ? 4 : kDim <= 48 ? 3 : 2;  // a warpgroup
+  static constexpr bool kShared = !kAlone;  // other blocks may have keys too
   static constexpr int kQueryStageBytes = 2 * Tile::kBytes;
   static constexpr int kKeyStageBytes = 2 * Tile::kBytes;
   static constexpr int kPartBytes = kDim / 2 * 128 * 4;  // of dQ
@@ -26,10 +31,13 @@ struct QueriesLayout {
   static constexpr int kZeros = kMask + kConsumers * kKeyStages * kColumnsTileBytes;
   static constexpr int kParts = kZeros + kColumnsTileBytes;
   static constexpr int kReceived = kParts + kConsumers * kPartBytes;
-  // Tiles of dQ that leave: one for each consumer where they fit.
+  static constexpr int kAfterSums = kReceived + (kShared ? kPartBytes : 0);
+  // Tiles of dQ that leave: one for each consumer where they fit. A block alone has no room for
+  // any: the tile takes the place of a part that has been added.
   static constexpr int kOutTiles = kDim <= 32 ? kConsumers : 1;
-  static constexpr int kOut = kReceived + kPartBytes;
-  static constexpr int kBarriers = kOut + kOutTiles * Tile::kBytes;
+  static constexpr int kOut = kAlone ? kParts : kAfterSums;
+  static constexpr int kDelta = kAfterSums + (kAlone ? 0 : kOutTiles * Tile::kBytes);
+  static constexpr int kBarriers = kDelta + 8 * 16;
 
   static __device__ __forceinline__ std::uint32_t Barrier(int index) {
     return kBarriers + index * 8;
@@ -96,10 +104,9 @@ struct QueriesWork {
   }
 };
 
-template <int kDim>
+template <typename Layout>
 __device__ __forceinline__ void FeedQueryRows(const HopperAttentionParams& p,
                                               const QueriesWork& work, std::uint32_t shared) {
-  using Layout = QueriesLayout<kDim>;
   RingPosition<Layout::kQueryStages> ring;
   for (int i = work.first_row; i < work.last_row; ++i) {
     const GroupRow at(p, work.group, i);
@@ -107,19 +114,18 @@ __device__ __forceinline__ void FeedQueryRows(const HopperAttentionParams& p,
     const std::uint32_t q = shared + Layout::kQueries + ring.stage * Layout::kQueryStageBytes;
     BarrierWait(shared + Layout::QueriesEmpty(ring.stage), ring.EmptyParity());
     BarrierExpect(full, Layout::kQueryStageBytes + kColumnsTileBytes);
-    CopyTensor(q, p.q_map, work.query_tile * kHopperTile, work.head, at.row, at.batch, full);
-    CopyTensor(q + Layout::Tile::kBytes, p.dout_map, work.query_tile * kHopperTile, work.head,
-               at.row, at.batch, full);
+    Layout::Tile::Copy(q, p.q_map, work.query_tile * kHopperTile, work.head, at, full);
+    Layout::Tile::Copy(q + Layout::Tile::kBytes, p.dout_map, work.query_tile * kHopperTile,
+                       work.head, at, full);
     CopyBulk(shared + Layout::kStatistics + ring.stage * kColumnsTileBytes,
              StatisticsTile(p, at, work.head, work.query_tile), kColumnsTileBytes, full);
     ring.Advance();
   }
 }
 
-template <int kDim>
+template <typename Layout>
 __device__ __forceinline__ void FeedKeyRows(const HopperAttentionParams& p, const QueriesWork& work,
                                             std::uint32_t shared, int consumer) {
-  using Layout = QueriesLayout<kDim>;
   const int first = work.FirstTile(p, consumer);
   const int last = work.LastTile(p, consumer);
   if (p.bias_by_queries != nullptr && first < last) {
@@ -148,9 +154,9 @@ __device__ __forceinline__ void FeedKeyRows(const HopperAttentionParams& p, cons
       const std::uint32_t k = shared + Layout::kKeys + slot * Layout::kKeyStageBytes;
       BarrierWait(shared + Layout::KeysEmpty(consumer, ring.stage), ring.EmptyParity());
       BarrierExpect(full, Layout::kKeyStageBytes + (mask != nullptr ? kColumnsTileBytes : 0));
-      CopyTensor(k, p.k_map, tile * kHopperTile, work.head, at.row, at.batch, full);
-      CopyTensor(k + Layout::Tile::kBytes, p.v_map, tile * kHopperTile, work.head, at.row, at.batch,
-                 full);
+      Layout::Tile::Copy(k, p.k_map, tile * kHopperTile, work.head, at, full);
+      Layout::Tile::Copy(k + Layout::Tile::kBytes, p.v_map, tile * kHopperTile, work.head, at,
+                         full);
       if (mask != nullptr) {
         CopyBulk(shared + Layout::kMask + slot * kColumnsTileBytes,
                  mask + static_cast<std::int64_t>(tile) * kColumnsTileBytes, kColumnsTileBytes,

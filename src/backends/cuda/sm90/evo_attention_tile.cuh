@@ -32,12 +32,44 @@ __device__ __forceinline__ int Warpgroup() {
   return __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x / 128), 0);
 }
 
-// A tile of 64 vectors of one operand, kDim of D padded to the swizzle's span.
+// Row `index` of a group as a (batch, row of the batch) pair.
+struct GroupRow {
+  int batch = 0, row = 0;
+  GroupRow() = default;
+  __device__ __forceinline__ GroupRow(const HopperAttentionParams& p, int group, int index)
+      : batch(group), row(index) {
+    if (p.rows != p.batch_rows) {  // both fit in 32 bits; divisions of 64 are slow
+      batch = index / static_cast<int>(p.batch_rows);
+      row = index % static_cast<int>(p.batch_rows);
+    }
+  }
+};
+
+// A tile of 64 vectors of one operand: strips of kPitch bytes, one box of a tensor copy each.
 template <int kDim>
 struct VectorTile {
-  static constexpr int kPitch = kDim <= 32 ? 64 : 128;  // bytes
-  static constexpr int kBytes = kHopperTile * kPitch;
+  static constexpr int kPitch = BoxColumns(kDim) * 2;
+  static constexpr int kStrips = kDim / BoxColumns(kDim);
+  static constexpr int kStripBytes = kHopperTile * kPitch;
+  static constexpr int kBytes = kStrips * kStripBytes;
   using Descriptor = TileDescriptor<kPitch>;
+
+  static __device__ __forceinline__ void Copy(std::uint32_t to, const CUtensorMap& map, int token,
+                                              int head, const GroupRow& at, std::uint32_t barrier) {
+#pragma unroll
+    for (int strip = 0; strip < kStrips; ++strip) {
+      CopyTensor(to + strip * kStripBytes, map, strip * BoxColumns(kDim), token, head, at.row,
+                 at.batch, barrier);
+    }
+  }
+  static __device__ __forceinline__ void Store(const CUtensorMap& map, std::uint32_t from,
+                                               int token, int head, const GroupRow& at) {
+#pragma unroll
+    for (int strip = 0; strip < kStrips; ++strip) {
+      StoreTensor(map, from + strip * kStripBytes, strip * BoxColumns(kDim), token, head, at.row,
+                  at.batch);
+    }
+  }
 };
 
 // Where a thread of a warpgroup stands in a tile of scores: its first row, and column pair 0.
@@ -115,9 +147,8 @@ __device__ __forceinline__ void RoundWeights(std::uint32_t (&weights)[kHopperTil
   for (int k = 0; k < kHopperTile / 16; ++k) ScoresAsA<T>(weights[k], p, k);
 }
 
-// A thread's bias from a packed tile (evo_attention_pack.h).
-__device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t tile) {
-  const std::uint32_t mine = tile + threadIdx.x % 128 * 16;
+// A thread's bias from a packed tile (evo_attention_pack.h); `mine` is where its first part lies.
+__device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t mine) {
 #pragma unroll
   for (int v = 0; v < kScores / 4; ++v) {
     const float4 value = LoadShared4(mine + v * 128 * 16);
@@ -127,19 +158,6 @@ __device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t t
     bias[4 * v + 3] = value.w;
   }
 }
-
-// Row `index` of a group as a (batch, row of the batch) pair.
-struct GroupRow {
-  int batch = 0, row = 0;
-  GroupRow() = default;
-  __device__ __forceinline__ GroupRow(const HopperAttentionParams& p, int group, int index)
-      : batch(group), row(index) {
-    if (p.rows != p.batch_rows) {  // both fit in 32 bits; divisions of 64 are slow
-      batch = index / static_cast<int>(p.batch_rows);
-      row = index % static_cast<int>(p.batch_rows);
-    }
-  }
-};
 
 __device__ __forceinline__ const float* MaskRow(const HopperAttentionParams& p,
                                                 const GroupRow& at) {
@@ -206,12 +224,14 @@ __device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[k
   constexpr int kPitch = VectorTile<kDim>::kPitch;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int row = static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane % 16;
-  const int swizzle = kPitch == 64 ? row / 2 % 4 : row % 8;  // of 16-byte chunks
+  constexpr int kChunks = kPitch / 16;  // in a row of a strip
+  const int swizzle = row / (8 / kChunks) % kChunks;
   const auto word = [&](int i) { return Pack(c[2 * i] * factor, c[2 * i + 1] * factor, T{}); };
 #pragma unroll
   for (int chunk = 0; chunk < kDim / 8; chunk += 2) {
     const std::uint32_t at =
-        tile + row * kPitch + static_cast<std::uint32_t>((chunk + lane / 16) ^ swizzle) * 16;
+        tile + chunk / kChunks * VectorTile<kDim>::kStripBytes + row * kPitch +
+        static_cast<std::uint32_t>((chunk % kChunks + lane / 16) ^ swizzle) * 16;
     StoreMatrix(at, word(2 * chunk), word(2 * chunk + 1), word(2 * chunk + 2), word(2 * chunk + 3));
   }
 }

@@ -27,6 +27,11 @@ Encode FindEncode() {
   return encode;
 }
 
+CUtensorMapSwizzle SwizzleOver(std::size_t row_bytes) {
+  if (row_bytes == 32) return CU_TENSOR_MAP_SWIZZLE_32B;
+  return row_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+}
+
 }  // namespace
 
 const char* TensorMapRefusal(const TensorView& view) {
@@ -61,15 +66,13 @@ CUtensorMap MakeTensorMap(const TensorView& view, int box_dim) {
   const std::array<cuuint32_t, 5> box = {static_cast<cuuint32_t>(box_dim), 64, 1, 1, 1};
   const std::array<cuuint32_t, 5> steps = {1, 1, 1, 1, 1};
   CUtensorMap map;
-  const CUresult result =
-      FindEncode()(&map,
-                   view.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                  : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                   5, view.data, sizes.data(), strides.data(), box.data(), steps.data(),
-                   CU_TENSOR_MAP_INTERLEAVE_NONE,
-                   static_cast<std::size_t>(box_dim) * bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
-                                                                   : CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = FindEncode()(
+      &map,
+      view.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      5, view.data, sizes.data(), strides.data(), box.data(), steps.data(),
+      CU_TENSOR_MAP_INTERLEAVE_NONE, SwizzleOver(static_cast<std::size_t>(box_dim) * bytes),
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     Fail(ErrorCode::kDevice, "cuTensorMapEncodeTiled: error ", static_cast<int>(result));
   }
