@@ -11,10 +11,12 @@
 
 namespace megafold::cuda {
 
-// A term over the scale. What is finite stays finite: models write the lowest float for -inf.
+// A term over the scale. Models write -1e9 or the lowest float for -inf; beside such a number float32
+// keeps nothing of <q, k>.
 __device__ __forceinline__ float ScaledTerm(float term, float inverse_scale) {
+  constexpr float kMasked = -90000.0F;
   constexpr float kLimit = 1e38F;
-  return isinf(term) ? term : fminf(fmaxf(term * inverse_scale, -kLimit), kLimit);
+  return term < kMasked ? -kInfinity : fminf(term * inverse_scale, kLimit);
 }
 
 // A tile of queries of a row, in the order in which a block takes them.
