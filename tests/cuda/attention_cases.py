@@ -98,6 +98,26 @@ def short_case(seed: int) -> Case:
                 r.choice((0.0, 0.0, 0.0, 0.3, 1.0)))
 
 
+def spread_case(seed: int) -> Case:
+    """A case that the path for small grids takes on a device of 100 multiprocessors and more: 16-bit types, D up to 64, operands on
+    16 bytes, at most two rows to a bias, and more than 64 keys where there is a backward."""
+    r = random.Random(seed)
+    edges = (16, 17, 33, 48, 49, 64, 65, 96, 97, 128, 192, 193, 384, 385, 389, 512, 577)
+    queries = r.choice((r.randint(1, 300), r.choice(edges)))
+    keys = queries if r.random() < 0.4 else r.choice((r.randint(1, 600), r.choice(edges), 768, 801))
+    gradients = r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))])
+    bias = r.choice(("none", "float", "float", "storage"))
+    batch, rows = r.choice(((1, 1), (1, 1), (2, 1), (3, 1), (1, 2)))
+    shared = bias == "none" or (batch * rows <= 2 and r.random() < 0.4)
+    tiles = batch * rows * -(-queries // 16)
+    most = 150 // tiles if bias != "none" else min(150 // tiles, 2_500_000 // (batch * rows * queries * keys))
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, rows, queries, keys,
+                r.randint(1, min(most, 5)), r.choice((8, 16, 24, 24, 32, 32, 40, 48, 56, 64)),
+                r.choice(("none", "bool", "bool", "float", "storage")), bias, shared,
+                r.choice(("plain", "packed", "transposed")), gradients if keys > 64 else (False,) * 4,
+                r.choice((0.0, 0.0, 0.0, 0.3, 1.0, -0.2)))
+
+
 def allocate(case: Case, tokens: int, poison: bool, generator: torch.Generator, device) -> torch.Tensor:
     """A [B, S, tokens, H, D] tensor in the case's layout; what it leaves of its storage stays NaN when poisoned."""
     b, s, h, d = case.batch, case.rows, case.heads, case.dim

@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from attention_cases import Case, make_problem, random_case, short_case
+from attention_cases import Case, make_problem, random_case, short_case, spread_case
 from attention_run import run
 from attention_shim import Shim, find_library
 
@@ -19,8 +19,11 @@ def cases(count: int) -> list[Case]:
     chosen = []
     for seed in range(20_000, 20_000 + count):
         case = random_case(seed, small=True)
-        if seed % 4 == 3:
+        if seed % 8 == 3:
             case = short_case(seed)
+        elif seed % 8 == 5:
+            case = spread_case(seed)
+            case = dataclasses.replace(case, queries=min(case.queries, 60), keys=65 + case.keys % 60, heads=1)
         elif seed % 2:  # long enough for the Hopper path
             case = dataclasses.replace(case, queries=case.queries + 64, keys=case.keys + 70, dim=min(case.dim, 64),
                                        rows=max(case.rows, 2))

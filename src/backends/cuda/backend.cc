@@ -9,6 +9,7 @@
 #include "backends/cuda/short_keys/evo_attention.h"
 #include "backends/cuda/sm80/evo_attention.h"
 #include "backends/cuda/sm90/evo_attention.h"
+#include "backends/cuda/spread/evo_attention.h"
 #include "megafold/core/read_file.h"
 
 namespace megafold::cuda {
@@ -17,6 +18,7 @@ std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
   static const std::vector<EvoAttentionImplementation> implementations = [] {
     std::vector<EvoAttentionImplementation> list;
     list.push_back(kShortKeysEvoAttention);
+    list.push_back(kSpreadEvoAttention);
 #ifdef MEGAFOLD_CUDA_SM90A
     list.push_back(kHopperEvoAttention);
 #endif

@@ -1,10 +1,53 @@
 // Products and terms of score fragments: accumulators of a warp (device/mma.cuh), operands in
-// shared memory.
+// shared memory or, for the side that a warp keeps, in registers.
 #pragma once
 
 #include "backends/cuda/device/mma.cuh"
 
 namespace megafold::cuda {
+
+// Pairs of neighbouring elements.
+__device__ __forceinline__ float2 ToFloat2(__nv_bfloat162 x) { return __bfloat1622float2(x); }
+__device__ __forceinline__ float2 ToFloat2(__half2 x) { return __half22float2(x); }
+template <typename T>
+struct PairOf;
+template <>
+struct PairOf<__nv_bfloat16> {
+  using Type = __nv_bfloat162;
+};
+template <>
+struct PairOf<__half> {
+  using Type = __half2;
+};
+
+template <typename T>
+__device__ __forceinline__ float2 ReadPair(const T* source) {
+  if constexpr (sizeof(T) == 4) {
+    return *reinterpret_cast<const float2*>(source);
+  } else {
+    return ToFloat2(*reinterpret_cast<const typename PairOf<T>::Type*>(source));
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void StorePair(T* to, float x, float y, bool aligned) {
+  if constexpr (sizeof(T) == 4) {
+    if (aligned) {
+      *reinterpret_cast<float2*>(to) = make_float2(x, y);
+    } else {
+      to[0] = x;
+      to[1] = y;
+    }
+  } else {
+    const std::uint32_t bits = Pack(x, y, T{});
+    if (aligned) {
+      *reinterpret_cast<std::uint32_t*>(to) = bits;
+    } else {
+      reinterpret_cast<std::uint16_t*>(to)[0] = static_cast<std::uint16_t>(bits);
+      reinterpret_cast<std::uint16_t*>(to)[1] = static_cast<std::uint16_t>(bits >> 16);
+    }
+  }
+}
 
 // Adds a term of the column to a fragment; `term` points at column 0.
 template <int kMTiles, int kNTiles>
@@ -30,6 +73,21 @@ __device__ __forceinline__ bool AnyTerm(const float* term) {
 #pragma unroll
   for (int i = LaneId(); i < kCount; i += 32) any |= term[i] != 0.0F;
   return __any_sync(0xFFFFFFFFU, any) != 0;
+}
+
+// The A fragments of kMTiles * 16 rows of an operand.
+template <typename T, int kMTiles, int kKTiles>
+__device__ __forceinline__ void LoadStationary(typename Mma<T>::A (&a)[kMTiles][kKTiles],
+                                               const T* base, std::int64_t stride, int rows,
+                                               int columns, bool aligned) {
+#pragma unroll
+  for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+    for (int k = 0; k < kKTiles; ++k) {
+      a[m][k] = Mma<T>::LoadAGlobal(base + m * 16 * stride + k * 16, stride, rows - m * 16,
+                                    columns - k * 16, aligned);
+    }
+  }
 }
 
 // s += a B^T for B of kNTiles * 8 rows in shared memory (element (n, k) at tile[n * pitch + k]).

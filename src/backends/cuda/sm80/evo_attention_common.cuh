@@ -86,28 +86,6 @@ __host__ __device__ inline int BiasTileBytes(const AttentionParams& p, int stora
   return bytes == 0 ? 0 : queries * BiasPitch(fragment, keys, bytes) * bytes;
 }
 
-__device__ __forceinline__ float2 ToFloat2(__nv_bfloat162 x) { return __bfloat1622float2(x); }
-__device__ __forceinline__ float2 ToFloat2(__half2 x) { return __half22float2(x); }
-template <typename T>
-struct PairOf;
-template <>
-struct PairOf<__nv_bfloat16> {
-  using Type = __nv_bfloat162;
-};
-template <>
-struct PairOf<__half> {
-  using Type = __half2;
-};
-
-template <typename T>
-__device__ __forceinline__ float2 ReadPair(const T* source) {
-  if constexpr (sizeof(T) == 4) {
-    return *reinterpret_cast<const float2*>(source);
-  } else {
-    return ToFloat2(*reinterpret_cast<const typename PairOf<T>::Type*>(source));
-  }
-}
-
 // x = scale * s + bias for a fragment whose rows are queries; (row, column) is where the warp's
 // part of the bias tile begins.
 template <typename T, int kMTiles, int kNTiles, int kKeys>
@@ -156,26 +134,6 @@ __device__ __forceinline__ float ExpDifference(float x, float m) {
   }
 }
 
-template <typename T>
-__device__ __forceinline__ void StorePair(T* to, float x, float y, bool aligned) {
-  if constexpr (sizeof(T) == 4) {
-    if (aligned) {
-      *reinterpret_cast<float2*>(to) = make_float2(x, y);
-    } else {
-      to[0] = x;
-      to[1] = y;
-    }
-  } else {
-    const std::uint32_t bits = Pack(x, y, T{});
-    if (aligned) {
-      *reinterpret_cast<std::uint32_t*>(to) = bits;
-    } else {
-      reinterpret_cast<std::uint16_t*>(to)[0] = static_cast<std::uint16_t>(bits);
-      reinterpret_cast<std::uint16_t*>(to)[1] = static_cast<std::uint16_t>(bits >> 16);
-    }
-  }
-}
-
 // Stores accumulators times a factor for each of a lane's rows (m * 16 + lane / 4 and that + 8).
 template <typename T, int kMTiles, int kNTiles>
 __device__ __forceinline__ void StoreRows(T* to, std::int64_t stride, bool aligned, int rows,
@@ -195,21 +153,6 @@ __device__ __forceinline__ void StoreRows(T* to, std::int64_t stride, bool align
         StorePair(to + row * stride + column, c[m][n][half * 2] * factor[m][half],
                   c[m][n][half * 2 + 1] * factor[m][half], aligned);
       }
-    }
-  }
-}
-
-// The A fragments of kMTiles * 16 rows of an operand.
-template <typename T, int kMTiles, int kKTiles>
-__device__ __forceinline__ void LoadStationary(typename Mma<T>::A (&a)[kMTiles][kKTiles],
-                                               const T* base, std::int64_t stride, int rows,
-                                               int columns, bool aligned) {
-#pragma unroll
-  for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-    for (int k = 0; k < kKTiles; ++k) {
-      a[m][k] = Mma<T>::LoadAGlobal(base + m * 16 * stride + k * 16, stride, rows - m * 16,
-                                    columns - k * 16, aligned);
     }
   }
 }

@@ -1,0 +1,127 @@
+"""EvoAttention of the CUDA backend for small grids ("cuda sm80 spread"), which takes all of these problems."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attention_run  # noqa: E402
+from attention_cases import Case, Problem, make_problem, spread_case  # noqa: E402
+from attention_run import wrong_results  # noqa: E402
+from attention_shim import Unsupported  # noqa: E402
+
+NAME = "cuda sm80 spread"
+ALL = (True,) * 4
+# Single attention with pair bias; keys in two rounds; two rows that share a bias, in rounds.
+SINGLE = Case(50_000, torch.bfloat16, 1, 1, 384, 384, 16, 24, "bool", "float", False, "plain", ALL, 0.0)
+ROUNDS = Case(50_001, torch.bfloat16, 1, 1, 389, 777, 3, 48, "bool", "float", False, "packed", ALL, 0.0)
+ROWS = Case(50_002, torch.float16, 2, 1, 200, 449, 2, 32, "float", "storage", True, "plain", ALL, 0.0)
+FIXED = pytest.mark.parametrize("case", (SINGLE, ROUNDS, ROWS), ids=("single", "rounds", "rows"))
+
+
+def run(shim, case: Case, problem: Problem) -> dict[str, torch.Tensor]:
+    """Forward and backward of this path; the portable forward where a device has too few multiprocessors for this one's."""
+    try:
+        return attention_run.run(shim, NAME, case, problem)
+    except Unsupported as refusal:
+        if "multiprocessor" not in str(refusal):
+            raise
+    return attention_run.run(shim, NAME, case, problem, forward="cuda sm80")
+
+
+def check(shim, case: Case, problem: Problem | None = None) -> None:
+    problem = problem or make_problem(case)
+    found = wrong_results(case, problem, run(shim, case, problem))
+    assert not found, f"{case.name()}: " + "; ".join(found)
+
+
+@pytest.mark.parametrize("seed", range(50_100, 50_400))
+def test_random_case(shim, seed: int) -> None:
+    check(shim, spread_case(seed))
+
+
+@FIXED
+def test_fixed_case(shim, case: Case) -> None:
+    check(shim, case)
+
+
+def test_bias_with_heads_fastest(shim) -> None:
+    """What a linear layer over the pair tensor gives before it is made contiguous in the keys."""
+    problem = make_problem(SINGLE)
+    problem.bias = problem.bias.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    check(shim, SINGLE, problem)
+
+
+@FIXED
+@pytest.mark.parametrize("value", (-1e9, torch.finfo(torch.float32).min))
+@pytest.mark.parametrize("hidden_keys", (40, 200, 383))
+def test_large_finite_masks(shim, case: Case, value: float, hidden_keys: int) -> None:
+    """A warp may see nothing but keys with such a term; some key is left."""
+    case = dataclasses.replace(case, mask="float")
+    problem = make_problem(case)
+    order = torch.arange(case.keys, device="cuda").flip(0).expand(problem.mask.shape)
+    problem.mask = torch.where(order >= case.keys - hidden_keys, value, 0.0)
+    check(shim, case, problem)
+
+
+@FIXED
+@pytest.mark.parametrize("level", (-400.0, 400.0))
+@pytest.mark.parametrize("slope", (0.0, 2.0))
+def test_scores_far_from_zero(shim, case: Case, level: float, slope: float) -> None:
+    problem = make_problem(dataclasses.replace(case, bias="float"))
+    problem.bias = problem.bias + level + slope * torch.arange(case.keys, device="cuda")
+    check(shim, dataclasses.replace(case, bias="float"), problem)
+
+
+@FIXED
+def test_queries_that_see_no_key(shim, case: Case) -> None:
+    case = dataclasses.replace(case, mask="bool", batch=2)
+    problem = make_problem(case)
+    problem.mask[1] = False
+    results = run(shim, case, problem)
+    assert not wrong_results(case, problem, results)
+    assert (results["lse"][1] == float("inf")).all()
+    assert all(results[key][1].eq(0).all() for key in ("out", "dq", "dk", "dv"))
+
+
+@FIXED
+def test_every_run_gives_the_same_bits(shim, case: Case) -> None:
+    problem = make_problem(case)
+    first = run(shim, case, problem)
+    for _ in range(8):
+        again = run(shim, case, problem)
+        for key, value in first.items():
+            assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
+
+
+@FIXED
+def test_graph_replay_equals_eager(shim, case: Case) -> None:
+    problem, fresh = make_problem(case), make_problem(dataclasses.replace(case, seed=7))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run(shim, case, problem)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(shim, case, problem)
+    for field in dataclasses.fields(problem):
+        if isinstance(getattr(problem, field.name), torch.Tensor):
+            getattr(problem, field.name).copy_(getattr(fresh, field.name))
+    graph.replay()
+    torch.cuda.synchronize()
+    for key, value in run(shim, case, fresh).items():
+        assert torch.equal(value, captured[key]), key
+
+
+@pytest.mark.parametrize(("changes", "reason"), (
+    ({"keys": 64}, "fewer than 65 keys"), ({"rows": 3}, "more than 2 rows"), ({"dtype": torch.float32}, "no kernel for float32"),
+    ({"dim": 72}, "no kernel for bfloat16 with head dimension 72"), ({"layout": "odd"}, "16 bytes"),
+    ({"heads": 1000}, "one block for each multiprocessor"), ({"heads": 4001}, "more than 40000000 scores"),
+    ({"heads": 251, "bias": "none"}, "without a bias")))
+def test_what_it_leaves_to_others(shim, changes: dict, reason: str) -> None:
+    case = dataclasses.replace(SINGLE, **{"queries": 100, "keys": 100, "heads": 2} | changes)
+    with pytest.raises(Unsupported, match=reason):
+        attention_run.run(shim, NAME, case, make_problem(case))
