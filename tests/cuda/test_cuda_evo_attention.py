@@ -76,7 +76,8 @@ def test_tf32_only_where_allowed(shim) -> None:
 @pytest.mark.parametrize("seed", range(32_000, 32_006))
 def test_large_finite_masks(shim, name: str, value: float, seed: int) -> None:
     """What models write for -inf. Keys come and go along a row, so a running maximum starts at such a value."""
-    case = dataclasses.replace(hopper_case(seed), mask="float", dtype=torch.bfloat16, scale=0.0)
+    dtype = torch.float16 if seed % 3 == 0 else torch.bfloat16
+    case = dataclasses.replace(hopper_case(seed), mask="float", dtype=dtype, scale=0.0)
     problem = make_problem(case)
     generator = torch.Generator(device="cuda").manual_seed(seed)
     hidden = torch.rand(problem.mask.shape, generator=generator, device="cuda") < 0.3

@@ -17,8 +17,8 @@
 // dimension of bias and mask, and the row dimension of mask, may have size 1: they are then shared. dBias sums over the
 // rows and, where bias has batch size 1, over the batches.
 // masking: a query whose keys are all masked, by a bool mask or by terms of -inf, gives O = 0 and lse = +inf, and zero
-// gradients. The Hopper kernels take scores below -90,000 for masked ones too (models write -1e9 and the like for -inf), those
-// for short keys (at most 128) mask and bias terms below that; elsewhere a query whose keys all have such a term gives their softmax, as the formula says.
+// gradients. Models also write -1e9 or the lowest number for -inf: where such terms hide every key of a query, the CPU gives
+// their softmax, as the formula says, and the GPU that softmax to few digits or what it gives for -inf.
 #pragma once
 
 #include <cstddef>

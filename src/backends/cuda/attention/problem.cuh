@@ -62,15 +62,20 @@ __device__ __forceinline__ std::uint32_t MaskBits(const AttentionProblem& p, std
   return 0;
 }
 
+// What a mask adds is no lower than this, or -inf. Models write -1e9 or the lowest number for -inf;
+// beside that float32 keeps nothing of a score, and 2^(x - maximum) would be off by its rounding.
+inline constexpr float kLowestTerm = -1e6F;
+
 // What a mask of these bits adds to the scores.
 template <typename T>
 __device__ __forceinline__ float MaskValue(TermKind kind, std::uint32_t bits) {
   if (kind == TermKind::kBool) return bits != 0 ? 0.0F : -kInfinity;
+  float term = __uint_as_float(bits);
   if constexpr (sizeof(T) == 2) {
     const auto half = static_cast<std::uint16_t>(bits);
-    if (kind == TermKind::kStorage) return static_cast<float>(*reinterpret_cast<const T*>(&half));
+    if (kind == TermKind::kStorage) term = static_cast<float>(*reinterpret_cast<const T*>(&half));
   }
-  return __uint_as_float(bits);
+  return term == -kInfinity ? term : fmaxf(term, kLowestTerm);
 }
 
 // What the mask adds to the scores of `key`; -inf past the last key.

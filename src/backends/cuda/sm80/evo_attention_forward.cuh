@@ -18,6 +18,9 @@ struct SoftmaxState {
   float maximum[kMTiles][2], sum[kMTiles][2];
 };
 
+// Scores far below this are no keys: -inf, or a bias of such numbers.
+inline constexpr float kLowestShift = 4 * kLowestTerm;
+
 // Turns scores into p and updates maximum, sum and the accumulators that depend on them.
 template <typename T, int kMTiles, int kNTiles, int kOTiles>
 __device__ __forceinline__ void OnlineSoftmax(float (&s)[kMTiles][kNTiles][4],
@@ -63,7 +66,7 @@ __device__ __forceinline__ void OnlineSoftmax(float (&s)[kMTiles][kNTiles][4],
   for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float shift = state.maximum[m][half] == -kInfinity ? 0.0F : state.maximum[m][half];
+      const float shift = fmaxf(state.maximum[m][half], kLowestShift);
 #pragma unroll
       for (int n = 0; n < kNTiles; ++n) {
 #pragma unroll
