@@ -1,4 +1,5 @@
-"""EvoAttention of the CUDA backend where a row has at most 128 keys ("cuda sm80 short"), which takes all of these problems."""
+"""EvoAttention of the CUDA backend where a row has at most 128 keys: "cuda sm80 short", or "... wide" for D above 32 without a
+bias. They take all of these problems but the forward of a bias that serves one row."""
 
 from __future__ import annotations
 
@@ -12,16 +13,22 @@ from attention_cases import Case, Problem, make_problem, plain_result, short_cas
 from attention_run import run, wrong_results  # noqa: E402
 from attention_shim import Unsupported  # noqa: E402
 
-NAME = "cuda sm80 short"
+NAME, WIDE, PORTABLE = "cuda sm80 short", "cuda sm80 short wide", "cuda sm80"
 ALL = (True,) * 4
 # Rows and groups that end within a block's range, at its end, or fill several; the number of blocks is a few hundred.
 WINDOWS = Case(36_000, torch.bfloat16, 9, 48, 32, 128, 4, 32, "bool", "float", False, "plain", ALL, 0.0)
 COLUMN = Case(36_001, torch.bfloat16, 1, 70, 128, 128, 8, 32, "bool", "none", False, "plain", ALL, 0.0)
 
 
+def compute(shim, case: Case, problem: Problem) -> dict[str, torch.Tensor]:
+    one_row = case.bias != "none" and case.rows * (case.batch if case.shared_bias else 1) == 1
+    name = WIDE if case.bias == "none" and case.dim > 32 else NAME
+    return run(shim, name, case, problem, PORTABLE if one_row else None)
+
+
 def check(shim, case: Case, problem: Problem | None = None) -> None:
     problem = problem or make_problem(case)
-    found = wrong_results(case, problem, run(shim, NAME, case, problem))
+    found = wrong_results(case, problem, compute(shim, case, problem))
     assert not found, f"{case.name()}: " + "; ".join(found)
 
 
@@ -56,11 +63,23 @@ def test_scores_far_from_zero(shim, level: float, slope: float) -> None:
     check(shim, WINDOWS, problem)
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("case", (WINDOWS, COLUMN), ids=("windows", "column"))
+def test_queries_that_see_one_key(shim, case: Case, dtype: torch.dtype) -> None:
+    case = dataclasses.replace(case, batch=2, rows=3, dtype=dtype)
+    problem = make_problem(case)
+    problem.mask = torch.zeros_like(problem.mask)
+    problem.mask[..., 77] = True
+    results = compute(shim, case, problem)
+    assert not wrong_results(case, problem, results)
+    assert torch.equal(results["out"], problem.v[:, :, 77:78].expand_as(results["out"]))
+
+
 def test_queries_that_see_no_key(shim) -> None:
     case = dataclasses.replace(WINDOWS, batch=3, rows=4)
     problem = make_problem(case)
     problem.mask[:, 1] = False
-    results = run(shim, NAME, case, problem)
+    results = compute(shim, case, problem)
     assert not wrong_results(case, problem, results)
     assert (results["lse"][:, 1] == float("inf")).all()
     assert all(results[key][:, 1].eq(0).all() for key in ("out", "dq", "dk", "dv"))
@@ -69,9 +88,9 @@ def test_queries_that_see_no_key(shim) -> None:
 @pytest.mark.parametrize("case", (WINDOWS, COLUMN), ids=("windows", "column"))
 def test_every_run_gives_the_same_bits(shim, case: Case) -> None:
     problem = make_problem(case)
-    first = run(shim, NAME, case, problem)
+    first = compute(shim, case, problem)
     for _ in range(8):
-        again = run(shim, NAME, case, problem)
+        again = compute(shim, case, problem)
         assert all(torch.equal(value.view(torch.uint8), again[key].view(torch.uint8)) for key, value in first.items())
 
 
@@ -80,17 +99,17 @@ def test_graph_replay_equals_eager(shim, case: Case) -> None:
     problem, fresh = make_problem(case), make_problem(dataclasses.replace(case, seed=7))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        run(shim, NAME, case, problem)
+        compute(shim, case, problem)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = run(shim, NAME, case, problem)
+        captured = compute(shim, case, problem)
     for field in dataclasses.fields(problem):
         if isinstance(getattr(problem, field.name), torch.Tensor):
             getattr(problem, field.name).copy_(getattr(fresh, field.name))
     graph.replay()
     torch.cuda.synchronize()
-    for key, value in run(shim, NAME, case, fresh).items():
+    for key, value in compute(shim, case, fresh).items():
         assert torch.equal(value, captured[key]), key
 
 
@@ -101,6 +120,12 @@ def test_graph_replay_equals_eager(shim, case: Case) -> None:
 def test_what_it_leaves_to_others(shim, changes: dict, reason: str) -> None:
     case = dataclasses.replace(WINDOWS, batch=1, rows=2, **changes)
     with pytest.raises(Unsupported, match=reason):
+        compute(shim, case, make_problem(case))
+
+
+def test_the_forward_of_a_bias_for_one_row_is_left_to_others(shim) -> None:
+    case = dataclasses.replace(WINDOWS, rows=1)
+    with pytest.raises(Unsupported, match="one row to a bias"):
         run(shim, NAME, case, make_problem(case))
 
 

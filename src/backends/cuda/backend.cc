@@ -22,6 +22,7 @@ std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
 #ifdef MEGAFOLD_CUDA_SM90A
     list.push_back(kHopperEvoAttention);
 #endif
+    list.push_back(kWideShortKeysEvoAttention);
     const auto portable = PortableEvoAttention();
     list.insert(list.end(), portable.begin(), portable.end());
     return list;

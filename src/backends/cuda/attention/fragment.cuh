@@ -125,27 +125,38 @@ __device__ __forceinline__ void MultiplyShared(float (&s)[kMTiles][kNTiles][4], 
   }
 }
 
-// c += p B for B of kNTiles * 8 rows in shared memory and kOTiles * 8 columns; p is a score
-// fragment.
+// c += a B for B of kKTiles * 16 rows in shared memory (element (k, n) at tile[k * pitch + n]) and
+// kOTiles * 8 columns.
+template <typename T, int kMTiles, int kKTiles, int kOTiles, int kPitch>
+__device__ __forceinline__ void MultiplyByColumns(float (&c)[kMTiles][kOTiles][4],
+                                                  const typename Mma<T>::A (&a)[kMTiles][kKTiles],
+                                                  const T* tile, bool allow_tf32 = false) {
+#pragma unroll
+  for (int k = 0; k < kKTiles; ++k) {
+#pragma unroll
+    for (int n = 0; n < kOTiles; n += 2) {
+      typename Mma<T>::B b0, b1;
+      Mma<T>::template LoadBByRow<kPitch>(b0, b1, tile + k * 16 * kPitch + n * 8);
+#pragma unroll
+      for (int m = 0; m < kMTiles; ++m) {
+        Mma<T>::Run(c[m][n], a[m][k], b0, allow_tf32);
+        Mma<T>::Run(c[m][n + 1], a[m][k], b1, allow_tf32);
+      }
+    }
+  }
+}
+
+// The same for a score fragment of kNTiles * 8 columns.
 template <typename T, int kMTiles, int kNTiles, int kOTiles, int kPitch>
 __device__ __forceinline__ void MultiplyScores(float (&c)[kMTiles][kOTiles][4],
                                                const float (&p)[kMTiles][kNTiles][4], const T* tile,
                                                bool allow_tf32 = false) {
 #pragma unroll
   for (int k = 0; k < kNTiles; k += 2) {
-    typename Mma<T>::A a[kMTiles];
+    typename Mma<T>::A a[kMTiles][1];
 #pragma unroll
-    for (int m = 0; m < kMTiles; ++m) a[m] = Mma<T>::FromAccumulators(p[m][k], p[m][k + 1]);
-#pragma unroll
-    for (int n = 0; n < kOTiles; n += 2) {
-      typename Mma<T>::B b0, b1;
-      Mma<T>::template LoadBByRow<kPitch>(b0, b1, tile + k * 8 * kPitch + n * 8);
-#pragma unroll
-      for (int m = 0; m < kMTiles; ++m) {
-        Mma<T>::Run(c[m][n], a[m], b0, allow_tf32);
-        Mma<T>::Run(c[m][n + 1], a[m], b1, allow_tf32);
-      }
-    }
+    for (int m = 0; m < kMTiles; ++m) a[m][0] = Mma<T>::FromAccumulators(p[m][k], p[m][k + 1]);
+    MultiplyByColumns<T, kMTiles, 1, kOTiles, kPitch>(c, a, tile + k * 8 * kPitch, allow_tf32);
   }
 }
 

@@ -1,4 +1,4 @@
-// EvoAttention for at most 128 keys (compute capability 8.0 and newer) as an implementation of the
+// EvoAttention for at most 128 keys (compute capability 8.0 and newer) as implementations of the
 // operator.
 #pragma once
 
@@ -7,5 +7,6 @@
 namespace megafold::cuda {
 
 extern const EvoAttentionImplementation kShortKeysEvoAttention;
+extern const EvoAttentionImplementation kWideShortKeysEvoAttention;  // D above 32, no bias
 
 }  // namespace megafold::cuda

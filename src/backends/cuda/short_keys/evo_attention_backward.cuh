@@ -4,8 +4,9 @@
 //   S^T = K Q^T, dP^T = V dO^T        in registers, where they are the A operands of
 //   dV += P^T dO, dK += dS^T Q        so that only
 //   dQ = dS K                         needs dS of the other warps, through shared memory.
-// Sums over the keys of a query (of p and of p dp, for delta) go through shared memory too. dBias
-// stays in registers while the rows that share the bias go by.
+// delta is taken from dO and O, a tile ahead; with few keys, where the rounding of O would show,
+// from sums of p and p dp over the warps. dBias stays in registers while the rows that share the
+// bias go by.
 #pragma once
 
 #include "backends/cuda/device/launch.cuh"
@@ -17,18 +18,23 @@ inline constexpr int kShortWarps = kShortKeys / 32;
 inline constexpr int kShortThreads = kShortWarps * 32;
 using TileScores = float[2][kShortQueryTile / 8][4];  // 32 keys of 32 queries
 
-template <typename T, int kDim>
+template <typename T, int kDim, bool kBias>
 struct ShortBackwardLayout {
   static constexpr int kPitch = kTilePitch<T, kDim>;
-  static constexpr int kScorePitch = kTilePitch<T, kShortQueryTile>;
+  // With one tile of queries a row's dS^T takes the place of its V, which has been used by then.
+  static constexpr bool kScoresInV = kBias && kDim >= kShortQueryTile;
+  static constexpr int kScorePitch = kScoresInV ? kPitch : kTilePitch<T, kShortQueryTile>;
   static constexpr int kKeyBytes = kShortKeys * kPitch * 2;         // K or V
   static constexpr int kQueryBytes = kShortQueryTile * kPitch * 2;  // Q or dO
   static constexpr int kLse = 2 * kQueryBytes;                      // in a stage of queries
   static constexpr int kStage = kLse + kShortQueryTile * 4;
   static constexpr int kScores = 4 * kKeyBytes;  // after two stages of K and V: dS^T
-  static constexpr int kSums = kScores + kShortKeys * kScorePitch * 2;
-  static constexpr int kFactors = kSums + kShortWarps * kShortQueryTile * 8;
-  static constexpr int kQueries = kFactors + kShortWarps * kShortQueryTile * 8;
+  static constexpr int kSums = kScores + (kScoresInV ? 0 : kShortKeys * kScorePitch * 2);
+  static constexpr int kDeltas = kSums + kShortWarps * kShortQueryTile * 8;
+  static constexpr int kTerms = kDeltas + kShortWarps * kShortQueryTile * 4;  // of the mask
+  static constexpr int kRows = kTerms + kShortKeys * 4;
+  static constexpr int kBiasTile = kRows + static_cast<int>(sizeof(RowTable));
+  static constexpr int kQueries = kBiasTile + (kBias ? kShortQueryTile * kShortKeys * 4 : 0);
   static constexpr int Bytes(int ahead) { return kQueries + (ahead + 1) * kStage; }
 };
 
@@ -56,8 +62,7 @@ __device__ __forceinline__ int SummedQuery() {
   return lane / 8 * 8 + lane % 4 * 2 + (lane >> 2 & 1);
 }
 
-// Turns s into p, up to a factor of each query that is 1 but for the rounding of lse, and leaves
-// the warp's sums of p and p dp in `sums` [queries].
+// Turns s into p and leaves the warp's sums of p and p dp in `sums` [queries].
 __device__ __forceinline__ void Probabilities(TileScores& s, const TileScores& dp, float scale,
                                               const float* lse, float2* sums) {
   float total[8] = {};
@@ -80,50 +85,43 @@ __device__ __forceinline__ void Probabilities(TileScores& s, const TileScores& d
   sums[SummedQuery()] = make_float2(p_sum, SumOverKeys(weighted));
 }
 
-// Adds up the warps' sums and turns p into probabilities that add up to 1 and dp into
-// ds = p (dp - sum of p dp). `factors` [queries] belongs to the warp.
-__device__ __forceinline__ void ScoreGradient(TileScores& p, TileScores& dp, const float2* sums,
-                                              float2* factors) {
-  constexpr float kRounding = 1e-4F;
+// Adds up the warps' sums and turns dp into ds = p (dp - delta). delta is the sum of p dp over that
+// of p: with one key p is 1 but for the rounding of lse, and ds should be 0. `deltas` [queries]
+// belongs to the warp.
+__device__ __forceinline__ void ScoreGradient(const TileScores& p, TileScores& dp,
+                                              const float2* sums, float* deltas) {
   const int lane = LaneId();
-  float total = 0.0F;
-  float weighted = 0.0F;
+  float2 sum = {};
 #pragma unroll
   for (int warp = 0; warp < kShortWarps; ++warp) {
     const float2 part = sums[warp * kShortQueryTile + lane];
-    total += part.x;
-    weighted += part.y;
+    sum.x += part.x;
+    sum.y += part.y;
   }
-  const float inverse = total > 0.0F ? 1.0F / total : 0.0F;
-  factors[lane] = make_float2(inverse, weighted * inverse * inverse);
-  // lse of a large score is rounded so coarsely that dV would see it.
-  const bool far = __any_sync(0xFFFFFFFFU, total > 0.0F && fabsf(total - 1.0F) > kRounding);
+  deltas[lane] = sum.y * InverseOf(sum.x);
   __syncwarp();
 #pragma unroll
   for (int n = 0; n < kShortQueryTile / 8; ++n) {
-    const float4 pair = *reinterpret_cast<const float4*>(factors + n * 8 + lane % 4 * 2);
-    const float inverses[2] = {pair.x, pair.z};
-    const float deltas[2] = {pair.y, pair.w};
+    const float2 pair = *reinterpret_cast<const float2*>(deltas + n * 8 + lane % 4 * 2);
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        dp[m][n][i] = p[m][n][i] * fmaf(dp[m][n][i], inverses[i % 2], -deltas[i % 2]);
-      }
-      if (!far) continue;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[m][n][i] *= inverses[i % 2];
+      for (int i = 0; i < 4; ++i)
+        dp[m][n][i] = p[m][n][i] * (dp[m][n][i] - (i % 2 == 0 ? pair.x : pair.y));
     }
   }
 }
 
 // dQ of 32 queries from dS^T [128 keys][32 queries] and K, 16 queries x 16 of D at a time.
-template <typename T, int kDim>
+template <typename T, int kDim, typename Layout>
 __device__ __forceinline__ void QueryGradient(const ShortKeysParams& p, int tile, T* dq,
                                               const T* scores, const T* k) {
-  using Layout = ShortBackwardLayout<T, kDim>;
-  const int lane = LaneId();
-  for (int unit = static_cast<int>(threadIdx.x) / 32; unit < kDim / 8; unit += kShortWarps) {
+  const int thread = FreshThread();
+  const int lane = thread % 32;
+#pragma unroll
+  for (int start = 0; start < kDim / 8; start += kShortWarps) {
+    const int unit = start + thread / 32;
+    if (kDim / 8 % kShortWarps != 0 && unit >= kDim / 8) break;
     const int first = unit % 2 * 16;
     const int column = unit / 2 * 16;
     float c[2][2][4] = {};  // of even and odd steps: two chains of products
@@ -155,7 +153,8 @@ __device__ __forceinline__ void QueryGradient(const ShortKeysParams& p, int tile
 // Calls visit(m, n, i, query, key) for the elements of a warp's fragment.
 template <typename Visit>
 __device__ __forceinline__ void VisitScores(const Visit& visit) {
-  const int lane = LaneId();
+  const int thread = FreshThread();
+  const int lane = thread % 32;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -163,45 +162,70 @@ __device__ __forceinline__ void VisitScores(const Visit& visit) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         visit(m, n, i, n * 8 + lane % 4 * 2 + i % 2,
-              static_cast<int>(threadIdx.x) / 32 * 32 + m * 16 + i / 2 * 8 + lane / 4);
+              thread / 32 * 32 + m * 16 + i / 2 * 8 + lane / 4);
       }
     }
   }
+}
+
+template <int kDim>
+__device__ __forceinline__ void Clear(float (&a)[2][kDim / 8][4], float (&b)[2][kDim / 8][4]) {
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[m][n][i] = b[m][n][i] = 0.0F;
+    }
+  }
+}
+
+// Where a block that has the rows from `begin` to `end` leaves dBias of a group.
+__device__ __forceinline__ float* BiasGradientPart(const ShortKeysParams& p, int begin, int end,
+                                                   int group) {
+  const int head = static_cast<int>(blockIdx.x) % p.heads;
+  const int team = static_cast<int>(blockIdx.x) / p.heads;
+  const std::int64_t elements = static_cast<std::int64_t>(p.queries) * p.keys;
+  if (IsWholeGroup(begin, end, p.rows, group)) {
+    return p.dbias + (static_cast<std::int64_t>(group) * p.heads + head) * elements;
+  }
+  return p.dbias_parts + (PartSlot(team, begin, p.rows, group) * p.heads + head) * elements;
 }
 
 // With a bias there is one tile of queries.
 template <typename T, int kDim, bool kBias>
 __global__ __launch_bounds__(kShortThreads, kDim <= 32 ? 3 : 2) void ShortBackwardKernel(
     const __grid_constant__ ShortKeysParams p) {
-  using Layout = ShortBackwardLayout<T, kDim>;
+  using Layout = ShortBackwardLayout<T, kDim, kBias>;
   constexpr int kPitch = Layout::kPitch;
   extern __shared__ __align__(128) char shared[];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = LaneId();
   const int warp_key = thread / 32 * 32;
   const int head = static_cast<int>(blockIdx.x) % p.heads;
-  const std::int64_t team = static_cast<int>(blockIdx.x) / p.heads;
-  const std::int64_t first_row = p.ranges.Begin(team);
+  const auto first_row = static_cast<int>(p.ranges.Begin(static_cast<int>(blockIdx.x) / p.heads));
+  const auto last_row = static_cast<int>(p.ranges.End(static_cast<int>(blockIdx.x) / p.heads));
   const int tiles = kBias ? 1 : (p.queries + kShortQueryTile - 1) / kShortQueryTile;
-  const std::int64_t steps = (p.ranges.End(team) - first_row) * tiles;
+  const int steps = (last_row - first_row) * tiles;
 
-  StepCursor next(first_row, p.batch_rows);
-  RowPointers rows(p, next.at, head, sizeof(T));
+  auto& rows = *reinterpret_cast<RowTable*>(shared + Layout::kRows);
   std::uint32_t mask_bits = 0;
-  const auto query_stage = [&](std::int64_t step) {
-    return shared + Layout::kQueries + (static_cast<int>(step) & p.ahead) * Layout::kStage;
+  const auto query_stage = [&](int step) {
+    return shared + Layout::kQueries + (step & p.ahead) * Layout::kStage;
   };
-  const auto fetch = [&](std::int64_t step) {
+  const auto fetch = [&](int step) {
     if (step < steps) {
+      const StepPlace next = rows.Copied(step);
       char* stage = query_stage(step);
       const int query = next.tile * kShortQueryTile;
       CopyTile<T, kShortQueryTile, kDim, kShortThreads>(
-          stage, rows.Get<const T>(RowPointers::kQ) + query * p.q.token, p.q.token,
+          stage, rows.Get<const T>(step, RowTable::kQ) + query * p.q.token, p.q.token,
           p.queries - query, p.dim);
       CopyTile<T, kShortQueryTile, kDim, kShortThreads>(
-          stage + Layout::kQueryBytes, rows.Get<const T>(RowPointers::kDout) + query * p.dout.token,
-          p.dout.token, p.queries - query, p.dim);
-      const float* lse = rows.Get<const float>(RowPointers::kLse) + query;
+          stage + Layout::kQueryBytes,
+          rows.Get<const T>(step, RowTable::kDout) + query * p.dout.token, p.dout.token,
+          p.queries - query, p.dim);
+      const float* lse = rows.Get<const float>(step, RowTable::kLse) + query;
       if (thread < kShortQueryTile) {
         float* to = reinterpret_cast<float*>(stage + Layout::kLse) + thread;
         if (query + thread < p.queries) {
@@ -212,33 +236,48 @@ __global__ __launch_bounds__(kShortThreads, kDim <= 32 ? 3 : 2) void ShortBackwa
       }
       if (next.tile == 0) {
         char* keys = shared + next.parity * 2 * Layout::kKeyBytes;
-        CopyTile<T, kShortKeys, kDim, kShortThreads>(keys, rows.Get<const T>(RowPointers::kK),
+        CopyTile<T, kShortKeys, kDim, kShortThreads>(keys, rows.Get<const T>(step, RowTable::kK),
                                                      p.k.token, p.keys, p.dim);
-        CopyTile<T, kShortKeys, kDim, kShortThreads>(
-            keys + Layout::kKeyBytes, rows.Get<const T>(RowPointers::kV), p.v.token, p.keys, p.dim);
-        mask_bits = MaskBitsOf<T>(p, rows.Get<const void>(RowPointers::kMask), thread);
+        CopyTile<T, kShortKeys, kDim, kShortThreads>(keys + Layout::kKeyBytes,
+                                                     rows.Get<const T>(step, RowTable::kV),
+                                                     p.v.token, p.keys, p.dim);
+        mask_bits = MaskBitsOf<T>(p, rows.Get<const void>(step, RowTable::kMask), thread);
       }
-      rows.Advance(p, next, tiles, false);
     }
     CopyAsyncCommit();
   };
-
-  StepCursor now = next;
-  for (int step = 0; step < p.ahead; ++step) fetch(step);
+  rows.Begin(p, first_row, head, sizeof(T));
+  for (int step = 0; step < p.ahead; ++step) {
+    __syncthreads();
+    fetch(step);
+    rows.Advance(p, step, -1, tiles, head, sizeof(T));
+  }
+  __syncthreads();
   const float scale = p.scale * kLog2E;
   const float inverse_scale = 1.0F / p.scale;
-  float mask[4];  // of a lane's keys
-  TileScores bias;
+  // A warp has its own keys' terms of the mask.
+  float* const terms = reinterpret_cast<float*>(shared + Layout::kTerms);
+  // Every thread has its own elements of the bias.
+  auto* const bias = reinterpret_cast<float4*>(shared + Layout::kBiasTile) + thread;
   TileScores dbias = {};
   float dk[2][kDim / 8][4], dv[2][kDim / 8][4];
 #pragma unroll 1
-  for (std::int64_t step = 0; step < steps; ++step, rows.Advance(p, now, tiles, true)) {
+  for (int step = 0; step < steps; ++step) {
     if constexpr (kBias) {
-      if (step == 0 || (p.groups > 1 && now.at.row == 0)) {
-        const std::int64_t base = now.Group(p) * p.bias.group + head * p.bias.head;
-        VisitScores([&](int m, int n, int i, int query, int key) {
-          bias[m][n][i] = BiasStart<T>(p, base, query, key, inverse_scale);
+      const StepPlace now = rows.Copied(step);  // one step ahead, so it is still there
+      if (step == 0 || (p.groups > 1 && now.row == 0)) {
+        TileScores values;
+        ReadBias<T>(values, p, now.Group(p), head, inverse_scale, [&](int m, int n, int i) {
+          return make_int2(n * 8 + lane % 4 * 2 + i % 2, warp_key + m * 16 + i / 2 * 8 + lane / 4);
         });
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+#pragma unroll
+          for (int n = 0; n < kShortQueryTile / 8; ++n) {
+            bias[(m * 4 + n) * kShortThreads] =
+                make_float4(values[m][n][0], values[m][n][1], values[m][n][2], values[m][n][3]);
+          }
+        }
       }
     }
     if (p.ahead == 1) {
@@ -247,97 +286,88 @@ __global__ __launch_bounds__(kShortThreads, kDim <= 32 ? 3 : 2) void ShortBackwa
       CopyAsyncWait<2>();
     }
     __syncthreads();
+    const StepPlace now = rows.Worked(step);
     if (now.tile == 0) {
-      const float mine = MaskStart<T>(p, mask_bits, thread, inverse_scale);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) mask[i] = __shfl_sync(0xFFFFFFFFU, mine, i * 8 + lane / 4);
-      if constexpr (!kBias) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-#pragma unroll
-          for (int n = 0; n < kDim / 8; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) dk[m][n][i] = dv[m][n][i] = 0.0F;
-          }
-        }
-      }
+      terms[thread] = MaskStart<T>(p, mask_bits, thread, inverse_scale);
+      __syncwarp();
+      if constexpr (!kBias) Clear<kDim>(dk, dv);
     }
     fetch(step + p.ahead);
+    rows.Advance(p, step + p.ahead, step, tiles, head, sizeof(T));
 
     T* k = reinterpret_cast<T*>(shared + now.parity * 2 * Layout::kKeyBytes);
     T* v = k + kShortKeys * kPitch;
     const char* stage = query_stage(step);
     const T* q = reinterpret_cast<const T*>(stage);
     const T* dout = q + kShortQueryTile * kPitch;
-    auto* sums = reinterpret_cast<float2*>(shared + Layout::kSums);
-    auto* factors = reinterpret_cast<float2*>(shared + Layout::kFactors);
     TileScores s;
-    VisitScores([&](int m, int n, int i, int, int) {
-      s[m][n][i] = mask[m * 2 + i / 2];
-      if constexpr (kBias) s[m][n][i] += bias[m][n][i];
-    });
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const float top = terms[warp_key + m * 16 + lane / 4];
+      const float bottom = terms[warp_key + m * 16 + 8 + lane / 4];
+#pragma unroll
+      for (int n = 0; n < kShortQueryTile / 8; ++n) {
+        float4 start = {};
+        if constexpr (kBias) start = bias[(m * 4 + n) * kShortThreads];
+        s[m][n][0] = start.x + top;
+        s[m][n][1] = start.y + top;
+        s[m][n][2] = start.z + bottom;
+        s[m][n][3] = start.w + bottom;
+      }
+    }
     TileScores dp = {};
     MultiplyShared<T, kDim, 2, kShortQueryTile / 8, kPitch>(s, k + warp_key * kPitch, q);
     MultiplyShared<T, kDim, 2, kShortQueryTile / 8, kPitch>(dp, v + warp_key * kPitch, dout);
+    auto* const sums = reinterpret_cast<float2*>(shared + Layout::kSums);
     Probabilities(s, dp, scale, reinterpret_cast<const float*>(stage + Layout::kLse),
                   sums + thread / 32 * kShortQueryTile);
     __syncthreads();
-    ScoreGradient(s, dp, sums, factors + thread / 32 * kShortQueryTile);
-
-    T* scores = reinterpret_cast<T*>(shared + Layout::kScores);
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      StoreFragments<T, kShortQueryTile / 8, Layout::kScorePitch>(
-          scores + (warp_key + m * 16) * Layout::kScorePitch, dp[m], 1.0F, 1.0F);
-    }
+    ScoreGradient(
+        s, dp, sums,
+        reinterpret_cast<float*>(shared + Layout::kDeltas) + thread / 32 * kShortQueryTile);
     if constexpr (kBias) {
       if (p.dbias != nullptr) {
         VisitScores([&](int m, int n, int i, int, int) { dbias[m][n][i] += dp[m][n][i]; });
-        const std::int64_t group = now.Group(p);
-        if (step + 1 == steps || (p.groups > 1 && now.at.row + 1 == p.batch_rows)) {
-          const std::int64_t elements = static_cast<std::int64_t>(p.queries) * p.keys;
-          float* to =
-              IsWholeGroup(p.ranges, p.rows, team, group)
-                  ? p.dbias + (group * p.heads + head) * elements
-                  : p.dbias_parts +
-                        (PartSlot(p.ranges, p.rows, team, group) * p.heads + head) * elements;
+        if (step + 1 == steps || (p.groups > 1 && now.row + 1 == p.batch_rows)) {
+          float* to = BiasGradientPart(p, first_row, last_row, now.Group(p));
           VisitScores([&](int m, int n, int i, int query, int key) {
             if (query < p.queries && key < p.keys) to[query * p.keys + key] = dbias[m][n][i];
             dbias[m][n][i] = 0.0F;
           });
         }
       }
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int n = 0; n < kDim / 8; ++n) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) dk[m][n][i] = dv[m][n][i] = 0.0F;
-        }
-      }
+      Clear<kDim>(dk, dv);
     }
     MultiplyScores<T, 2, kShortQueryTile / 8, kDim / 8, kPitch>(dv, s, dout);
     MultiplyScores<T, 2, kShortQueryTile / 8, kDim / 8, kPitch>(dk, dp, q);
-    if (p.dq.data != nullptr) {
-      __syncthreads();
-      QueryGradient<T, kDim>(p, now.tile, rows.Get<T>(RowPointers::kDq), scores, k);
-    }
-    if (now.tile + 1 < tiles) continue;
-    // V's rows of a warp are its own, and it is done with them.
-    T* to_dv = rows.Get<T>(RowPointers::kDv);
-    T* to_dk = rows.Get<T>(RowPointers::kDk);
+    if (now.tile + 1 == tiles) {
+      // V's rows of a warp are its own, and it is done with them.
+      T* to_dv = rows.Get<T>(step, RowTable::kDv);
+      T* to_dk = rows.Get<T>(step, RowTable::kDk);
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const int key = warp_key + m * 16;
-      T* own = v + key * kPitch;
-      if (p.dv.data != nullptr) {
-        StoreThroughShared<T, kDim>(own, to_dv + key * p.dv.token, p.dv.token, p.keys - key, p.dim,
-                                    dv[m], 1.0F, 1.0F);
+      for (int m = 0; m < 2; ++m) {
+        const int key = warp_key + m * 16;
+        T* own = v + key * kPitch;
+        if (p.dv.data != nullptr) {
+          StoreThroughShared<T, kDim>(own, to_dv + key * p.dv.token, p.dv.token, p.keys - key,
+                                      p.dim, dv[m], 1.0F, 1.0F);
+        }
+        if (p.dk.data != nullptr) {
+          StoreThroughShared<T, kDim>(own, to_dk + key * p.dk.token, p.dk.token, p.keys - key,
+                                      p.dim, dk[m], p.scale, p.scale);
+        }
       }
-      if (p.dk.data != nullptr) {
-        StoreThroughShared<T, kDim>(own, to_dk + key * p.dk.token, p.dk.token, p.keys - key, p.dim,
-                                    dk[m], p.scale, p.scale);
+    }
+    if (p.dq.data != nullptr) {
+      T* scores = Layout::kScoresInV ? v : reinterpret_cast<T*>(shared + Layout::kScores);
+      __syncwarp();
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        StoreFragments<T, kShortQueryTile / 8, Layout::kScorePitch>(
+            scores + (warp_key + m * 16) * Layout::kScorePitch, dp[m], 1.0F, 1.0F);
       }
+      __syncthreads();
+      QueryGradient<T, kDim, Layout>(p, now.tile, rows.Get<T>(step, RowTable::kDq), scores, k);
     }
   }
 }
@@ -346,7 +376,7 @@ template <typename T, int kDim, bool kBias>
 void LaunchShortBackward(const ShortKeysParams& p, cudaStream_t stream) {
   LaunchKernel("evo_attention backward (cuda sm80 short)", ShortBackwardKernel<T, kDim, kBias>,
                p.ranges.teams * p.heads, kShortThreads,
-               ShortBackwardLayout<T, kDim>::Bytes(p.ahead), stream, p);
+               ShortBackwardLayout<T, kDim, kBias>::Bytes(p.ahead), stream, p);
 }
 
 }  // namespace megafold::cuda

@@ -11,62 +11,100 @@
 
 namespace megafold::cuda {
 
-// A term over the scale. Models write -1e9 or the lowest float for -inf; beside such a number float32
-// keeps nothing of <q, k>.
+// A term over the scale. Models write -1e9 or the lowest float for -inf; beside such a number
+// float32 keeps nothing of <q, k>.
 __device__ __forceinline__ float ScaledTerm(float term, float inverse_scale) {
   constexpr float kMasked = -90000.0F;
   constexpr float kLimit = 1e38F;
   return term < kMasked ? -kInfinity : fminf(term * inverse_scale, kLimit);
 }
 
-// A tile of queries of a row, in the order in which a block takes them.
-struct StepCursor {
-  RowIndex at;
-  int tile = 0;
-  int parity = 0;  // of the row: which of the two stages of K and V is its
+// 1 / sum, and 0 where no key was seen.
+__device__ __forceinline__ float InverseOf(float sum) {
+  return sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F;
+}
 
-  __device__ StepCursor(std::int64_t row, std::int64_t batch_rows)
-      : at(row / batch_rows, row % batch_rows) {}
-  __device__ __forceinline__ std::int64_t Group(const ShortKeysParams& p) const {
-    return p.groups == 1 ? 0 : at.batch;
+// A tile of queries of a row: what a block does in one step.
+struct StepPlace {
+  int tile;
+  int parity;      // of the row: which of the two stages of K and V is its
+  int row, batch;  // row of the batch
+
+  __device__ __forceinline__ int Group(const ShortKeysParams& p) const {
+    return p.groups == 1 ? 0 : batch;
   }
 };
 
-// Where the operands of a row begin. A lane of each warp keeps the address of one operand and hands
-// it out, so that addresses cost a warp one addition a row and not one for each operand.
-class RowPointers {
+// Where a block is, in shared memory: the places of the step that is being copied and of the step
+// that is being worked on, and where the operands of their rows begin. A lane of the first warp
+// looks after each address; in registers all this would cost every thread a dozen of them.
+class RowTable {
  public:
   enum Lane { kK, kV, kQ, kDout, kMask, kLse, kOut = 16, kOutLse, kDq, kDk, kDv };
 
-  __device__ __forceinline__ RowPointers(const ShortKeysParams& p, const RowIndex& at, int head,
-                                         int element_bytes) {
-    Choose(p, at, head, element_bytes);
+  // By all threads, with a barrier before the first use.
+  __device__ __forceinline__ void Begin(const ShortKeysParams& p, int row, int head,
+                                        int element_bytes) {
+    if (threadIdx.x >= 32) return;
+    const auto batch_rows = static_cast<int>(p.batch_rows);
+    const StepPlace place = {0, 0, row % batch_rows, row / batch_rows};
+    const Start start = Find(p, place, head, element_bytes);
+    addresses_[0][LaneId()] = start.address;
+    steps_[LaneId()] = start.step;
+    if (LaneId() % 16 == 0) places_[0][LaneId() / 16] = place;
   }
 
+  __device__ __forceinline__ StepPlace Copied(int step) const { return places_[step & 1][0]; }
+  __device__ __forceinline__ StepPlace Worked(int step) const { return places_[step & 1][1]; }
+  // An operand of the step's row, copied from or written to.
   template <typename T>
-  __device__ __forceinline__ T* Get(Lane lane) const {
-    return reinterpret_cast<T*>(__shfl_sync(0xFFFFFFFFU, address_, lane));
+  __device__ __forceinline__ T* Get(int step, Lane lane) const {
+    return reinterpret_cast<T*>(addresses_[step & 1][lane]);
   }
 
-  // To the next tile of queries, for what is read or what is written; the addresses move with rows.
-  __device__ __forceinline__ void Advance(const ShortKeysParams& p, StepCursor& cursor, int tiles,
-                                          bool written) {
-    if (++cursor.tile < tiles) return;
-    cursor.tile = 0;
-    cursor.parity ^= 1;
-    const bool wraps = ++cursor.at.row == p.batch_rows;
-    if (wraps) {
-      cursor.at.row = 0;
-      ++cursor.at.batch;
+  // Prepares copying `copied` + 1 and, unless it is negative, working on `worked` + 1, while these
+  // steps may still be asked for. A barrier comes before the next call and before the new steps are
+  // used.
+  __device__ __forceinline__ void Advance(const ShortKeysParams& p, int copied, int worked,
+                                          int tiles, int head, int element_bytes) {
+    if (threadIdx.x >= 32) return;
+    const int lane = LaneId();
+    const int side = lane / 16;
+    if (side == 1 && worked < 0) return;
+    const int from = (side == 0 ? copied : worked) & 1;
+    StepPlace place = places_[from][side];
+    unsigned long long address = addresses_[from][lane];
+    if (++place.tile == tiles) {
+      place.tile = 0;
+      place.parity ^= 1;
+      if (++place.row < p.batch_rows) {
+        address += steps_[lane];
+      } else {
+        place.row = 0;
+        ++place.batch;
+        address = Find(p, place, head, element_bytes).address;
+      }
     }
-    if ((LaneId() >= kOut) == written) address_ += wraps ? wrap_ : step_;
+    addresses_[from ^ 1][lane] = address;
+    if (lane % 16 == 0) places_[from ^ 1][side] = place;
   }
 
  private:
-  __device__ __forceinline__ void Choose(const ShortKeysParams& p, const RowIndex& at, int head,
-                                         int element_bytes) {
+  struct Start {
+    unsigned long long address;
+    std::int64_t step;  // to the next row
+  };
+
+  static __device__ __forceinline__ Start Find(const ShortKeysParams& p, const StepPlace& place,
+                                               int head, int element_bytes) {
+    const auto at = [&](const void* data, std::int64_t batch, std::int64_t row, std::int64_t start,
+                        int bytes) {
+      return Start{reinterpret_cast<unsigned long long>(data) +
+                       (place.batch * batch + place.row * row + start) * bytes,
+                   row * bytes};
+    };
     const auto operand = [&](const AttentionOperand& x) {
-      Set(p, x.data, at, x.batch, x.row, head * x.head, element_bytes);
+      return at(x.data, x.batch, x.row, head * x.head, element_bytes);
     };
     switch (LaneId()) {
       case kK:
@@ -78,10 +116,10 @@ class RowPointers {
       case kDout:
         return operand(p.dout);
       case kMask:
-        return Set(p, p.mask.data, at, p.mask.batch, p.mask.row, 0,
-                   p.mask.kind == TermKind::kBool      ? 1
-                   : p.mask.kind == TermKind::kFloat32 ? 4
-                                                       : element_bytes);
+        return at(p.mask.data, p.mask.batch, p.mask.row, 0,
+                  p.mask.kind == TermKind::kBool      ? 1
+                  : p.mask.kind == TermKind::kFloat32 ? 4
+                                                      : element_bytes);
       case kOut:
         return operand(p.out);
       case kDq:
@@ -92,27 +130,16 @@ class RowPointers {
         return operand(p.dv);
       default: {
         const std::int64_t row = static_cast<std::int64_t>(p.heads) * p.queries;
-        Set(p, p.lse, at, row * p.batch_rows, row, static_cast<std::int64_t>(head) * p.queries, 4);
+        return at(p.lse, row * p.batch_rows, row, static_cast<std::int64_t>(head) * p.queries, 4);
       }
     }
   }
 
-  __device__ __forceinline__ void Set(const ShortKeysParams& p, const void* data,
-                                      const RowIndex& at, std::int64_t batch, std::int64_t row,
-                                      std::int64_t start, int bytes) {
-    address_ = reinterpret_cast<unsigned long long>(data) +
-               (at.batch * batch + at.row * row + start) * bytes;
-    step_ = row * bytes;
-    wrap_ = (batch - (p.batch_rows - 1) * row) * bytes;
-  }
-
-  unsigned long long address_ = 0;
-  std::int64_t step_ = 0, wrap_ = 0;
+  unsigned long long addresses_[2][32];
+  std::int64_t steps_[32];
+  StepPlace places_[2][2];
 };
 
-#ifndef SHORT_PREFETCH
-#define SHORT_PREFETCH ".L2::128B"
-#endif
 // A copy of 16 bytes, or 16 zeros. L2 fetches the neighbours too: the next head's vectors, which
 // another block of the team asks for at about the same time.
 __device__ __forceinline__ void CopyVector(std::uint32_t to, const void* from, bool inside) {
@@ -120,11 +147,18 @@ __device__ __forceinline__ void CopyVector(std::uint32_t to, const void* from, b
       "{\n"
       ".reg .pred outside;\n"
       "setp.eq.u32 outside, %2, 0;\n"
-      "cp.async.cg.shared.global" SHORT_PREFETCH
-      " [%0], [%1], 16, outside;\n"
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, outside;\n"
       "}\n" ::"r"(to),
       "l"(from), "r"(static_cast<std::uint32_t>(inside))
       : "memory");
+}
+
+// The thread's number, asked for anew: what is worked out from it need not be kept from step to
+// step.
+__device__ __forceinline__ int FreshThread() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
 }
 
 // Copies kRows vectors from a row, `count` of which are inside, to a tile.
@@ -134,7 +168,7 @@ __device__ __forceinline__ void CopyTile(void* tile, const T* source, std::int64
   constexpr int kVectors = kDim / 8;
   constexpr int kRowsPerPass = kThreads / kVectors;
   constexpr int kPitch = kTilePitch<T, kDim>;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = FreshThread();
   const int first = thread / kVectors;
   const int column = thread % kVectors * 8;
   if (kThreads % kVectors != 0 && first >= kRowsPerPass) return;
@@ -170,12 +204,39 @@ __device__ __forceinline__ float MaskStart(const ShortKeysParams& p, std::uint32
   return ScaledTerm(MaskValue<T>(p.mask.kind, bits), inverse_scale);
 }
 
-// The bias over the scale; 0 outside the tensor.
-template <typename T>
-__device__ __forceinline__ float BiasStart(const ShortKeysParams& p, std::int64_t base, int query,
-                                           int key, float inverse_scale) {
-  if (query >= p.queries || key >= p.keys) return 0.0F;
-  return ScaledTerm(BiasTerm<T>(p, base + query * p.bias.query + key * p.bias.key), inverse_scale);
+// The bias over the scale for a lane's elements of a fragment, 0 outside the tensor; place(m, n, i)
+// gives an element's query and key. Every load is made, wherever it has to point, so that none
+// waits for another.
+template <typename T, int kMTiles, int kNTiles, typename Place>
+__device__ __forceinline__ void ReadBias(float (&bias)[kMTiles][kNTiles][4],
+                                         const ShortKeysParams& p, int group, int head,
+                                         float inverse_scale, const Place& place) {
+  const auto visit = [&](const auto& run) {
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) run(bias[m][n][i], place(m, n, i));
+      }
+    }
+  };
+  const std::int64_t base = group * p.bias.group + head * p.bias.head;
+  const auto load = [&]<typename Element>(const Element* data) {
+    visit([&](float& value, int2 at) {
+      value = static_cast<float>(data[base + min(at.x, p.queries - 1) * p.bias.query +
+                                      min(at.y, p.keys - 1) * p.bias.key]);
+    });
+  };
+  if (p.bias.kind == TermKind::kNone) return visit([](float& value, int2) { value = 0.0F; });
+  if (p.bias.kind == TermKind::kFloat32) {
+    load(static_cast<const float*>(p.bias.data));
+  } else {
+    load(static_cast<const T*>(p.bias.data));
+  }
+  visit([&](float& value, int2 at) {
+    value = at.x < p.queries && at.y < p.keys ? ScaledTerm(value, inverse_scale) : 0.0F;
+  });
 }
 
 // Writes fragments of 16 rows and kNTiles * 8 columns, as 16-bit numbers, to shared memory.
@@ -210,7 +271,7 @@ __device__ __forceinline__ void StoreThroughShared(T* shared, T* to, std::int64_
                                                    float top, float bottom) {
   constexpr int kPitch = kTilePitch<T, kDim>;
   constexpr int kVectors = kDim / 8;
-  const int lane = LaneId();
+  const int lane = FreshThread() % 32;
   __syncwarp();
   StoreFragments<T, kVectors, kPitch>(shared, c, top, bottom);
   __syncwarp();

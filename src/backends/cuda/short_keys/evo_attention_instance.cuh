@@ -10,18 +10,20 @@ namespace megafold::cuda {
 template <DType kType, int kDim>
 void ShortKeysAttention<kType, kDim>::Forward(const ShortKeysParams& p, cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
-  if (p.bias.kind != TermKind::kNone) return LaunchShortForward<T, kDim, 2, true>(p, stream);
-  LaunchShortForward<T, kDim, 8, false>(p, stream);
+  if (p.queries <= kShortQueryTile) return LaunchShortForward<T, kDim, true>(p, stream);
+  LaunchShortForward<T, kDim, false>(p, stream);
 }
 
 template <DType kType, int kDim>
 int ShortKeysAttention<kType, kDim>::ForwardSharedBytes() {
-  return ShortForwardLayout<typename ElementOf<kType>::Type, kDim, 8>::kBytes;
+  return ShortForwardLayout<typename ElementOf<kType>::Type, kDim, false>::kBytes;
 }
 
 template <DType kType, int kDim>
-int ShortKeysAttention<kType, kDim>::BackwardSharedBytes(int ahead) {
-  return ShortBackwardLayout<typename ElementOf<kType>::Type, kDim>::Bytes(ahead);
+int ShortKeysAttention<kType, kDim>::BackwardSharedBytes(bool bias, int ahead) {
+  using T = typename ElementOf<kType>::Type;
+  return bias ? ShortBackwardLayout<T, kDim, true>::Bytes(ahead)
+              : ShortBackwardLayout<T, kDim, false>::Bytes(ahead);
 }
 
 template <DType kType, int kDim>

@@ -24,7 +24,7 @@ template <DType kType, int kDim>
 struct ShortKeysAttention {
   static void Forward(const ShortKeysParams& params, cudaStream_t stream);
   static int ForwardSharedBytes();  // of the largest block
-  static int BackwardSharedBytes(int ahead);
+  static int BackwardSharedBytes(bool bias, int ahead);
   static void Backward(const ShortKeysParams& params, cudaStream_t stream);
 };
 

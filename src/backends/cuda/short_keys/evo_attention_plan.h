@@ -40,13 +40,13 @@ constexpr RowRanges DealRows(std::int64_t rows, std::int64_t grain, int heads,
 
 // dBias of a group of rows comes in parts where the group's rows went to more than one team. A team
 // has at most two such groups: the one in which its range begins and the one in which it ends.
-constexpr bool IsWholeGroup(const RowRanges& ranges, std::int64_t group_rows, std::int64_t team,
+constexpr bool IsWholeGroup(std::int64_t begin, std::int64_t end, std::int64_t group_rows,
                             std::int64_t group) {
-  return ranges.Begin(team) <= group * group_rows && (group + 1) * group_rows <= ranges.End(team);
+  return begin <= group * group_rows && (group + 1) * group_rows <= end;
 }
-constexpr std::int64_t PartSlot(const RowRanges& ranges, std::int64_t group_rows, std::int64_t team,
+constexpr std::int64_t PartSlot(std::int64_t team, std::int64_t begin, std::int64_t group_rows,
                                 std::int64_t group) {
-  return team * 2 + (ranges.Begin(team) > group * group_rows ? 0 : 1);
+  return team * 2 + (begin > group * group_rows ? 0 : 1);
 }
 
 // Ranges for a gradient of bias: the parts (2 for a team, `part_bytes` each) stay below

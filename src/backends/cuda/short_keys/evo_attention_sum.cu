@@ -22,7 +22,7 @@ __global__ __launch_bounds__(kThreads) void SumBiasPartsKernel(
   if (element >= count) return;
   float sum = 0.0F;
   for (std::int64_t team = first; team <= last; ++team) {
-    const std::int64_t slot = PartSlot(p.ranges, p.rows, team, group);
+    const std::int64_t slot = PartSlot(team, p.ranges.Begin(team), p.rows, group);
     sum += p.dbias_parts[(slot * p.heads + head) * count + element];
   }
   p.dbias[strip * count + element] = sum;
