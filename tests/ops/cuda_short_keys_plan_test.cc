@@ -46,11 +46,11 @@ TEST(ShortKeysPlan, PartsOfAGroupAreApartAndFound) {
     for (std::int64_t team = 0; team < ranges.teams; ++team) {
       for (std::int64_t group = ranges.Begin(team) / group_rows;
            group * group_rows < ranges.End(team); ++group) {
-        if (IsWholeGroup(ranges, group_rows, team, group)) {
+        if (IsWholeGroup(ranges.Begin(team), ranges.End(team), group_rows, group)) {
           ASSERT_TRUE(whole.insert(group).second);
           continue;
         }
-        const std::int64_t slot = PartSlot(ranges, group_rows, team, group);
+        const std::int64_t slot = PartSlot(team, ranges.Begin(team), group_rows, group);
         ASSERT_LT(slot, 2 * ranges.teams);
         ASSERT_TRUE(slots.insert(slot).second) << "two parts in slot " << slot;
         written.emplace(slot, group);
@@ -62,7 +62,8 @@ TEST(ShortKeysPlan, PartsOfAGroupAreApartAndFound) {
       const std::int64_t last = ranges.TeamOf((group + 1) * group_rows - 1);
       ASSERT_EQ(first == last, whole.contains(group));
       for (std::int64_t team = first; first < last && team <= last; ++team, ++found) {
-        ASSERT_TRUE(written.contains({PartSlot(ranges, group_rows, team, group), group}));
+        ASSERT_TRUE(
+            written.contains({PartSlot(team, ranges.Begin(team), group_rows, group), group}));
       }
     }
     ASSERT_EQ(found, written.size());
