@@ -10,8 +10,6 @@ PYTHON ?= python3
 VENV   := $(CURDIR)/.venv/bin
 BUILD  := $(CURDIR)/build/$(PRESET)
 export PATH := $(VENV):$(PATH)
-# Waiting OpenMP threads sleep. Spinning ones take the core from the thread they wait for as soon as anything else runs.
-export OMP_WAIT_POLICY ?= passive
 RUN_PYTHON := PYTHONPATH=$(CURDIR)/python MEGAFOLD_LIBRARY_DIR=$(BUILD)/lib $(VENV)/python
 
 .PHONY: build demo test test-cpp test-python test-sanitizers setup clean
@@ -31,6 +29,8 @@ demo: setup $(BUILD)/build.ninja
 	$(BUILD)/bin/megafold train --config configs/tiny.yaml --output runs/demo --overwrite
 	@$(VENV)/python python/megafold/plot.py runs/demo
 
+# Several tests run at a time: waiting OpenMP threads sleep, spinning ones would take the others' cores.
+test test-cpp test-python test-sanitizers: export OMP_WAIT_POLICY ?= passive
 test: test-cpp test-python test-sanitizers
 
 # Runs the C++ tests of a build folder; ctest names those that were skipped, their reasons stand in its log.

@@ -1,6 +1,7 @@
 #include "megafold/core/threads.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -39,6 +40,23 @@ int GetNumThreads() { return Threads().load(std::memory_order_relaxed); }
 void SetNumThreads(int threads) {
   Require(threads > 0, "the number of threads is ", threads, ", expected a positive number");
   Threads().store(threads, std::memory_order_relaxed);
+}
+
+namespace {
+std::atomic<ParallelRunner> runner{nullptr};
+std::atomic<pid_t> runner_owner{0};
+}  // namespace
+
+void SetParallelRunner(ParallelRunner chosen) {
+  runner_owner.store(getpid(), std::memory_order_relaxed);
+  runner.store(chosen, std::memory_order_release);
+}
+
+ParallelRunner GetParallelRunner() {
+  const ParallelRunner chosen = runner.load(std::memory_order_acquire);
+  // The runner's threads did not come along through a fork.
+  if (chosen == nullptr || runner_owner.load(std::memory_order_relaxed) != getpid()) return nullptr;
+  return chosen;
 }
 
 }  // namespace megafold

@@ -1,6 +1,7 @@
 #include "torch_ops/tensors.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorIterator.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -138,12 +139,23 @@ std::optional<at::Tensor> Wrap(const at::Tensor& tensor) {
   return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
 }
 
+// PyTorch's own threads, which spin for a while after each of its operators, do the library's work.
+// Its loop over a tensor of as many elements as workers calls them: at::parallel_for is compiled
+// where it is used, and would bring a second OpenMP into the process.
+void RunInPyTorchsThreads(int workers, void (*work)(void*), void* context) {
+  at::Tensor token = at::empty({workers}, at::kByte);
+  auto loop = at::TensorIterator::nullary_op(token);
+  loop.for_each([&](char**, const std::int64_t*, std::int64_t) { work(context); },
+                /*grain_size=*/1);
+}
+
 CallScope::CallScope(const at::Tensor& lead) : guard_(lead.device()), device_(lead.device()) {
   stream_.device = ToDevice("the first operand", device_);
   tuning::LoadTablesOnce(stream_.device);
   if (device_.is_cpu()) {
     const int threads = at::get_num_threads();
     if (threads != GetNumThreads()) SetNumThreads(threads);
+    if (GetParallelRunner() == nullptr) SetParallelRunner(&RunInPyTorchsThreads);
     return;
   }
   const c10::impl::VirtualGuardImpl runtime(device_.type());

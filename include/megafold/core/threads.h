@@ -1,4 +1,4 @@
-// How many threads the CPU backend uses for one call.
+// The threads that the CPU backend uses: how many for one call, and whose.
 #pragma once
 
 namespace megafold {
@@ -11,5 +11,15 @@ int GetNumThreads();
 // positive. Workspaces depend on it: set it before asking for their size. Results do not, unless an
 // operator says so.
 void SetNumThreads(int threads);
+
+// Runs work(context) in up to `workers` threads at a time, the calling one included, at least once,
+// and returns when every one has returned. Work does not throw.
+using ParallelRunner = void (*)(int workers, void (*work)(void*), void* context);
+
+// Lets the threads of the program around the library do its work: two pools on the same processors
+// wait for each other, above all where idle threads of one spin. Null, as at first, is a pool of
+// the library's own, whose idle threads sleep; so is a process that was forked since.
+void SetParallelRunner(ParallelRunner runner);
+ParallelRunner GetParallelRunner();
 
 }  // namespace megafold

@@ -116,9 +116,18 @@ void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& bo
     return;
   }
   Job job(count, body);
-  inside_parallel = true;
-  Shared().WithWorkers(threads - 1).Run(job);
-  inside_parallel = false;
+  const auto work = [](void* context) {
+    inside_parallel = true;
+    static_cast<Job*>(context)->Work();
+    inside_parallel = false;
+  };
+  if (const ParallelRunner runner = GetParallelRunner()) {
+    runner(static_cast<int>(std::min<std::int64_t>(threads, count)), work, &job);
+  } else {
+    inside_parallel = true;
+    Shared().WithWorkers(threads - 1).Run(job);
+    inside_parallel = false;
+  }
   job.Rethrow();
 }
 

@@ -1,4 +1,5 @@
-// The threads that the CPU kernels share: one pool a process, started on first use.
+// The threads that the CPU kernels share: those of the program around the library where it lends
+// them (SetParallelRunner), else one pool a process, started on first use.
 //
 // A pool of our own, because linking OpenMP would put a second runtime beside the one inside
 // libtorch, each with threads that spin after their work. Between calls these sleep.
