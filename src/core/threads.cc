@@ -33,6 +33,9 @@ std::atomic<int>& Threads() {
   return threads;
 }
 
+std::atomic<ParallelRunner> runner{nullptr};
+std::atomic<pid_t> runner_owner{0};
+
 }  // namespace
 
 int GetNumThreads() { return Threads().load(std::memory_order_relaxed); }
@@ -41,11 +44,6 @@ void SetNumThreads(int threads) {
   Require(threads > 0, "the number of threads is ", threads, ", expected a positive number");
   Threads().store(threads, std::memory_order_relaxed);
 }
-
-namespace {
-std::atomic<ParallelRunner> runner{nullptr};
-std::atomic<pid_t> runner_owner{0};
-}  // namespace
 
 void SetParallelRunner(ParallelRunner chosen) {
   runner_owner.store(getpid(), std::memory_order_relaxed);

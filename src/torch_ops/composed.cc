@@ -87,8 +87,8 @@ at::Tensor TriangleMultiplication(const at::Tensor& x, const OptionalTensor& mas
   const auto project = [&](const at::Tensor& gate, const at::Tensor& value) {
     at::Tensor projected = at::sigmoid(at::linear(u, gate)) * at::linear(u, value);
     if (mask) {
-      const bool factor = mask->scalar_type() == at::kBool;
-      projected = projected * (factor ? *mask : mask->to(projected.scalar_type())).unsqueeze(-1);
+      const bool is_bool = mask->scalar_type() == at::kBool;
+      projected = projected * (is_bool ? *mask : mask->to(projected.scalar_type())).unsqueeze(-1);
     }
     return projected.permute({0, 3, 1, 2});
   };

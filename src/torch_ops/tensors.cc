@@ -139,6 +139,8 @@ std::optional<at::Tensor> Wrap(const at::Tensor& tensor) {
   return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
 }
 
+namespace {
+
 // PyTorch's own threads, which spin for a while after each of its operators, do the library's work.
 // Its loop over a tensor of as many elements as workers calls them: at::parallel_for is compiled
 // where it is used, and would bring a second OpenMP into the process.
@@ -149,13 +151,21 @@ void RunInPyTorchsThreads(int workers, void (*work)(void*), void* context) {
                 /*grain_size=*/1);
 }
 
+// When the library is loaded and at no later time: in a process that was forked since, PyTorch's
+// threads do not exist.
+[[maybe_unused]] const bool lent = [] {
+  SetParallelRunner(&RunInPyTorchsThreads);
+  return true;
+}();
+
+}  // namespace
+
 CallScope::CallScope(const at::Tensor& lead) : guard_(lead.device()), device_(lead.device()) {
   stream_.device = ToDevice("the first operand", device_);
   tuning::LoadTablesOnce(stream_.device);
   if (device_.is_cpu()) {
     const int threads = at::get_num_threads();
     if (threads != GetNumThreads()) SetNumThreads(threads);
-    if (GetParallelRunner() == nullptr) SetParallelRunner(&RunInPyTorchsThreads);
     return;
   }
   const c10::impl::VirtualGuardImpl runtime(device_.type());

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import torch
 
 from attention_cases import Case, Problem, allocate, plain_result, violations
@@ -53,3 +56,33 @@ def wrong_results(case: Case, problem: Problem, results: dict[str, torch.Tensor]
         if key != "lse":
             found += violations(key, value, plain[key], reference[key], case.dtype)
     return found
+
+
+Compute = Callable[[Problem], dict[str, torch.Tensor]]
+
+
+def assert_same_bits(compute: Compute, problem: Problem, times: int) -> None:
+    """`times` more calls give what the first gives, bit for bit."""
+    first = compute(problem)
+    for _ in range(times):
+        again = compute(problem)
+        for key, value in first.items():
+            assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
+
+
+def assert_replays(compute: Compute, problem: Problem, fresh: Problem) -> None:
+    """A graph that was captured with `problem` gives what a call gives, once its operands hold what those of `fresh` do."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        compute(problem)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = compute(problem)
+    for field in dataclasses.fields(problem):
+        if isinstance(getattr(problem, field.name), torch.Tensor):
+            getattr(problem, field.name).copy_(getattr(fresh, field.name))
+    graph.replay()
+    torch.cuda.synchronize()
+    for key, value in compute(fresh).items():
+        assert torch.equal(value, captured[key]), key

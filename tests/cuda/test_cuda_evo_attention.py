@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attention_cases import Case, Problem, hopper_case, make_problem, plain_result, random_case, violations  # noqa: E402
-from attention_run import run, wrong_results  # noqa: E402
+from attention_run import assert_replays, assert_same_bits, run, wrong_results  # noqa: E402
 from attention_shim import Unsupported  # noqa: E402
 
 PORTABLE, HOPPER = "cuda sm80", "cuda sm90a"
@@ -111,12 +111,7 @@ def test_long_rows(shim, name: str, length: int) -> None:
 def test_every_run_gives_the_same_bits(shim, name: str, seed: int) -> None:
     make = random_case if name == PORTABLE else hopper_case
     case = dataclasses.replace(make(seed), gradients=(True,) * 4)
-    problem = make_problem(case)
-    first = attempt(shim, name, case, problem)
-    for _ in range(5):
-        again = attempt(shim, name, case, problem)
-        for key, value in first.items():
-            assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
+    assert_same_bits(lambda problem: attempt(shim, name, case, problem), make_problem(case), times=5)
 
 
 @pytest.mark.parametrize("rows", (5, 129))
@@ -133,11 +128,7 @@ def test_sums_over_a_cluster(shim, dtype: torch.dtype, keys: int, dim: int) -> N
     case = Case(34_000 + keys, dtype, 2, 30, 150, keys, 2, dim, "bool", "float", False, "plain", (True,) * 4, 0.0)
     problem = make_problem(case)
     check(shim, HOPPER, case, problem)
-    first = run(shim, HOPPER, case, problem)
-    for _ in range(8):
-        again = run(shim, HOPPER, case, problem)
-        for key, value in first.items():
-            assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
+    assert_same_bits(lambda problem: run(shim, HOPPER, case, problem), problem, times=8)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -157,22 +148,8 @@ def test_a_thread_that_has_not_used_the_device(shim, name: str) -> None:
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_graph_replay_equals_eager(shim, name: str) -> None:
     case = Case(5, torch.bfloat16, 1, 97, 97, 97, 4, 32, "bool", "float", False, "plain", (True,) * 4, 0.0)
-    problem = make_problem(case)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        attempt(shim, name, case, problem)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run(shim, name, case, problem)
     fresh = make_problem(dataclasses.replace(case, seed=6))
-    for field in dataclasses.fields(problem):
-        if isinstance(getattr(problem, field.name), torch.Tensor):
-            getattr(problem, field.name).copy_(getattr(fresh, field.name))
-    graph.replay()
-    torch.cuda.synchronize()
-    for key, value in run(shim, name, case, fresh).items():
-        assert torch.equal(value, captured[key]), key
+    assert_replays(lambda problem: attempt(shim, name, case, problem), make_problem(case), fresh)
 
 
 @pytest.mark.parametrize(("name", "n", "dim"), [(PORTABLE, 64, 128), (HOPPER, 128, 64)])

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attention_cases import Case, Problem, make_problem, plain_result, short_case, violations  # noqa: E402
-from attention_run import run, wrong_results  # noqa: E402
+from attention_run import assert_replays, assert_same_bits, run, wrong_results  # noqa: E402
 from attention_shim import Unsupported  # noqa: E402
 
 NAME, WIDE, PORTABLE = "cuda sm80 short", "cuda sm80 short wide", "cuda sm80"
@@ -87,30 +87,13 @@ def test_queries_that_see_no_key(shim) -> None:
 
 @pytest.mark.parametrize("case", (WINDOWS, COLUMN), ids=("windows", "column"))
 def test_every_run_gives_the_same_bits(shim, case: Case) -> None:
-    problem = make_problem(case)
-    first = compute(shim, case, problem)
-    for _ in range(8):
-        again = compute(shim, case, problem)
-        assert all(torch.equal(value.view(torch.uint8), again[key].view(torch.uint8)) for key, value in first.items())
+    assert_same_bits(lambda problem: compute(shim, case, problem), make_problem(case), times=8)
 
 
 @pytest.mark.parametrize("case", (WINDOWS, COLUMN), ids=("windows", "column"))
 def test_graph_replay_equals_eager(shim, case: Case) -> None:
-    problem, fresh = make_problem(case), make_problem(dataclasses.replace(case, seed=7))
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        compute(shim, case, problem)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = compute(shim, case, problem)
-    for field in dataclasses.fields(problem):
-        if isinstance(getattr(problem, field.name), torch.Tensor):
-            getattr(problem, field.name).copy_(getattr(fresh, field.name))
-    graph.replay()
-    torch.cuda.synchronize()
-    for key, value in compute(shim, case, fresh).items():
-        assert torch.equal(value, captured[key]), key
+    fresh = make_problem(dataclasses.replace(case, seed=7))
+    assert_replays(lambda problem: compute(shim, case, problem), make_problem(case), fresh)
 
 
 @pytest.mark.parametrize(("changes", "reason"), (

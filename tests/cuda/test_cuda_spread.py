@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 import attention_run  # noqa: E402
 from attention_cases import Case, Problem, make_problem, spread_case  # noqa: E402
-from attention_run import wrong_results  # noqa: E402
+from attention_run import assert_replays, assert_same_bits, wrong_results  # noqa: E402
 from attention_shim import Unsupported  # noqa: E402
 
 NAME = "cuda sm80 spread"
@@ -89,31 +89,13 @@ def test_queries_that_see_no_key(shim, case: Case) -> None:
 
 @FIXED
 def test_every_run_gives_the_same_bits(shim, case: Case) -> None:
-    problem = make_problem(case)
-    first = run(shim, case, problem)
-    for _ in range(8):
-        again = run(shim, case, problem)
-        for key, value in first.items():
-            assert torch.equal(value.contiguous().view(torch.uint8), again[key].contiguous().view(torch.uint8)), key
+    assert_same_bits(lambda problem: run(shim, case, problem), make_problem(case), times=8)
 
 
 @FIXED
 def test_graph_replay_equals_eager(shim, case: Case) -> None:
-    problem, fresh = make_problem(case), make_problem(dataclasses.replace(case, seed=7))
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        run(shim, case, problem)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run(shim, case, problem)
-    for field in dataclasses.fields(problem):
-        if isinstance(getattr(problem, field.name), torch.Tensor):
-            getattr(problem, field.name).copy_(getattr(fresh, field.name))
-    graph.replay()
-    torch.cuda.synchronize()
-    for key, value in run(shim, case, fresh).items():
-        assert torch.equal(value, captured[key]), key
+    fresh = make_problem(dataclasses.replace(case, seed=7))
+    assert_replays(lambda problem: run(shim, case, problem), make_problem(case), fresh)
 
 
 @pytest.mark.parametrize(("changes", "reason"), (

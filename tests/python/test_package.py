@@ -94,3 +94,22 @@ def test_doctor_as_a_program() -> None:
 def test_functions_refuse_a_typo() -> None:
     with pytest.raises(AttributeError):
         megafold.evoattention  # noqa: B018
+
+
+FORKED = """
+import os, torch, megafold
+torch.set_num_threads(2)
+x, weight = torch.randn(4096, 64), torch.randn(64, 64)
+torch.randn(1 << 20).add_(1)  # PyTorch's threads are there
+expected = megafold.layer_norm_linear(x, None, None, weight).tolist()
+child = os.fork()
+if child == 0:
+    os._exit(0 if megafold.layer_norm_linear(x, None, None, weight).tolist() == expected else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_computes() -> None:
+    """As a data loader's worker does: PyTorch's threads, which do the work otherwise, do not exist there."""
+    result = subprocess.run([sys.executable, "-c", FORKED], text=True, capture_output=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr

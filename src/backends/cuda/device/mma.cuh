@@ -117,15 +117,6 @@ struct Mma {
     b1 = {{r[2], r[3]}};
   }
 
-  // B[32,8] as two fragments of 16 rows, element (k, n) at tile[k * pitch + n].
-  template <int kPitch>
-  static __device__ __forceinline__ void LoadBColumn(B& b0, B& b1, const T* tile) {
-    std::uint32_t r[4];
-    LoadMatrixTransposed(r, SharedAddress(tile + LaneId() * kPitch));
-    b0 = {{r[0], r[1]}};
-    b1 = {{r[2], r[3]}};
-  }
-
   static __device__ __forceinline__ A FromAccumulators(const float (&c0)[4], const float (&c1)[4]) {
     return {{Pack(c0[0], c0[1], T{}), Pack(c0[2], c0[3], T{}), Pack(c1[0], c1[1], T{}),
              Pack(c1[2], c1[3], T{})}};
