@@ -170,19 +170,16 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
 
 }  // namespace
 
-// Variants: taken where a tuned choice names them, until the GPU tests have passed on this version.
 const EvoAttentionImplementation kShortKeysEvoAttention = {
     "cuda sm80 short",
     DeviceType::kCuda,
     {SupportsForward<false>, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
-    {SupportsBackward<false>, BackwardWorkspace, Backward},
-    /*variant=*/true};
+    {SupportsBackward<false>, BackwardWorkspace, Backward}};
 
 const EvoAttentionImplementation kWideShortKeysEvoAttention = {
     "cuda sm80 short wide",
     DeviceType::kCuda,
     {SupportsForward<true>, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
-    {SupportsBackward<true>, BackwardWorkspace, Backward},
-    /*variant=*/true};
+    {SupportsBackward<true>, BackwardWorkspace, Backward}};
 
 }  // namespace megafold::cuda
