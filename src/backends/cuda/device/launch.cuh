@@ -1,6 +1,7 @@
 // Host side of a kernel launch: the dynamic shared memory it needs, and the error it may leave.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -21,21 +22,25 @@ struct LaunchShape {
   std::size_t shared_bytes = 0;
   int cluster = 1;
   bool early = false;
+  std::int64_t columns = 1, layers = 1;  // of the grid: its second and third dimension
 };
 
 template <typename... Params>
 void Launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape,
             cudaStream_t stream, const Params&... params) {
   if (shape.blocks == 0) return;
-  if (shape.blocks > 0x7FFFFFFF)
-    Fail(ErrorCode::kUnsupported, name, ": needs ", shape.blocks, " thread blocks");
+  if (shape.blocks > 0x7FFFFFFF || std::max(shape.columns, shape.layers) > 0xFFFF) {
+    Fail(ErrorCode::kUnsupported, name, ": needs ", shape.blocks, " x ", shape.columns, " x ",
+         shape.layers, " thread blocks");
+  }
   if (shape.shared_bytes > kDefaultSharedBytes) {
     CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shape.shared_bytes)),
               name);
   }
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks), static_cast<unsigned>(shape.columns),
+                        static_cast<unsigned>(shape.layers));
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;

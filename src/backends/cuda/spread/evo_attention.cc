@@ -20,14 +20,25 @@ struct Instance {
   DType type;
   int dim;
   void (*forward)(const SpreadParams&, cudaStream_t);
+  int (*forward_bytes)(const SpreadParams&);
   void (*backward)(const SpreadParams&, cudaStream_t);
+  int (*backward_bytes)(const SpreadParams&);
 };
+
+template <DType kType, int kDim>
+constexpr Instance MakeInstance() {
+  using Kernels = SpreadAttention<kType, kDim>;
+  return {kType,
+          kDim,
+          Kernels::Forward,
+          Kernels::ForwardBytes,
+          Kernels::Backward,
+          Kernels::BackwardBytes};
+}
 
 // The generated list is sorted by head dimension.
 constexpr Instance kInstances[] = {
-#define MEGAFOLD_SPREAD_ATTENTION(type, dim)                     \
-  {DType::type, dim, SpreadAttention<DType::type, dim>::Forward, \
-   SpreadAttention<DType::type, dim>::Backward},
+#define MEGAFOLD_SPREAD_ATTENTION(type, dim) MakeInstance<DType::type, dim>(),
 #include "cuda_spread_attention_instances.inc"
 #undef MEGAFOLD_SPREAD_ATTENTION
 };
@@ -41,35 +52,44 @@ const Instance* FindInstance(const TensorView& q) {
 
 // ---- How a problem is cut. ----
 
-SpreadSide CutSide(int length, int most) {
-  const int rounds = (length + kSpreadParts * most - 1) / (kSpreadParts * most);
+int DeviceAttribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+SpreadSide CutSide(int length, int rounds) {
   const int parts = kSpreadParts * rounds;
-  return {((length + parts - 1) / parts + 15) / 16 * 16, rounds};
+  const int step = ((length + parts - 1) / parts + 15) / 16 * 16;
+  return {step, (length + kSpreadParts * step - 1) / (kSpreadParts * step)};
 }
 
-std::int64_t CountBlocks(const SpreadParams& p, int tiles, int length, std::int64_t rows) {
-  const std::int64_t vectors = tiles * 16;
-  return (length + vectors - 1) / vectors * p.groups * rows * p.heads;
+// As few rounds as the shared memory of the device allows.
+void CutSides(SpreadParams& p, int (*bytes)(const SpreadParams&), int device) {
+  const int limit = DeviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  int rounds = 0;
+  do {
+    ++rounds;
+    p.key_side = CutSide(p.keys, rounds);
+    p.query_side = CutSide(p.queries, rounds);
+  } while (bytes(p) > limit && std::max(p.key_side.step, p.query_side.step) > 16);
 }
 
-std::int64_t Multiprocessors(int device) {
-  int count = 0;
-  CheckCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-            "cudaDeviceGetAttribute");
-  return count;
-}
+int CountBlocks(int tiles, int length) { return (length + tiles * 16 - 1) / (tiles * 16); }
 
 // Sets the tiles of a block and the numbers of blocks: as small a block as does not add to the
 // number of times that all multiprocessors are filled. Results do not depend on it: a tile is
 // summed over its parts alike in every block. Gives that number.
 std::int64_t SetBlocks(SpreadParams& p, bool keeps_keys, bool keeps_queries, int device) {
-  const std::int64_t multiprocessors = Multiprocessors(device);
+  const std::int64_t multiprocessors = DeviceAttribute(cudaDevAttrMultiProcessorCount, device);
+  const std::int64_t key_rows = p.groups * p.rows * p.heads;
+  const std::int64_t query_rows = p.dbias != nullptr ? p.groups * p.heads : key_rows;
   std::int64_t fewest = INT64_MAX;
   for (int tiles = 1; tiles <= kSpreadMaxTiles; ++tiles) {
-    const std::int64_t keys = keeps_keys ? CountBlocks(p, tiles, p.keys, p.rows) : 0;
-    const std::int64_t queries =
-        keeps_queries ? CountBlocks(p, tiles, p.queries, p.dbias != nullptr ? 1 : p.rows) : 0;
-    const std::int64_t fills = (keys + queries + multiprocessors - 1) / multiprocessors;
+    const int keys = keeps_keys ? CountBlocks(tiles, p.keys) : 0;
+    const int queries = keeps_queries ? CountBlocks(tiles, p.queries) : 0;
+    const std::int64_t fills =
+        (keys * key_rows + queries * query_rows + multiprocessors - 1) / multiprocessors;
     if (fills >= fewest) continue;
     fewest = fills;
     p.tiles = tiles;
@@ -79,31 +99,9 @@ std::int64_t SetBlocks(SpreadParams& p, bool keeps_keys, bool keeps_queries, int
   return fewest;
 }
 
-// Pairs of keys lie side by side in the bias.
-bool HasPairs(const SpreadParams& p) { return p.bias.aligned && p.keys % 2 == 0; }
-
-SpreadParams MakeForwardParams(const ops::EvoAttentionForwardArgs& args, int dim) {
-  SpreadParams p{MakeAttentionProblem(args)};
-  p.key_side = CutSide(p.keys, SpreadForwardStep(dim));
-  p.bias_pairs = HasPairs(p);
-  return p;
-}
-
-SpreadParams MakeBackwardParams(const ops::EvoAttentionBackwardArgs& args, int dim) {
-  SpreadParams p{MakeAttentionProblem(args)};
-  const int step = SpreadBackwardStep(dim);
-  p.key_side = CutSide(p.keys, step);
-  p.query_side = CutSide(p.queries, step);
-  p.bias_pairs = HasPairs(p);
-  if (args.dbias.defined()) {
-    p.dbias = args.dbias.ptr<float>();
-    p.dbias_pairs = reinterpret_cast<std::uintptr_t>(p.dbias) % 8 == 0 && p.keys % 2 == 0;
-  }
-  return p;
-}
-
 // ---- What the path takes: what it can do and, as measured, does faster than the others. ----
 
+constexpr std::int64_t kMaxGridPlaces = 65'535;  // of a grid's second and third dimension
 constexpr std::int64_t kMinBackwardKeys = 65;
 constexpr std::int64_t kMaxBiasRows = 2;
 constexpr std::int64_t kMaxScores = 40'000'000;
@@ -128,6 +126,9 @@ Support SupportsOperands(const TensorView& q, const TensorView& k, const TensorV
 }
 
 Support SupportsSize(const AttentionProblem& p) {
+  if (p.heads > kMaxGridPlaces || p.groups * p.rows > kMaxGridPlaces) {
+    return Support::No(StrCat("more than ", kMaxGridPlaces, " heads or rows"));
+  }
   const bool has_bias = p.bias.kind != TermKind::kNone;
   if (has_bias && p.rows > kMaxBiasRows) {
     return Support::No(StrCat("a bias that serves more than ", kMaxBiasRows, " rows"));
@@ -144,14 +145,11 @@ Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
   const Support operands =
       SupportsOperands(args.q, args.k, args.bias, {&args.q, &args.k, &args.v, &args.out});
   if (!operands) return operands;
-  SpreadParams p = MakeForwardParams(args, FindInstance(args.q)->dim);
+  SpreadParams p{MakeAttentionProblem(args)};
   const Support size = SupportsSize(p);
   if (!size) return size;
   if (SetBlocks(p, false, true, args.q.device.index) > 1) {
     return Support::No("more queries than one block for each multiprocessor holds");
-  }
-  if (p.bias.kind == TermKind::kStorage && p.tiles == kSpreadMaxTiles) {
-    return Support::No("a bias of 16 bits and more queries than blocks of two tiles hold");
   }
   return Support::Yes();
 }
@@ -173,17 +171,23 @@ Support SupportsBackward(const ops::EvoAttentionBackwardArgs& args) {
 void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
   const Instance& instance = *FindInstance(args.q);
-  SpreadParams p = MakeForwardParams(args, instance.dim);
+  SpreadParams p{MakeAttentionProblem(args)};
   SetBlocks(p, false, true, stream.device.index);
+  CutSides(p, instance.forward_bytes, stream.device.index);
   instance.forward(p, static_cast<cudaStream_t>(stream.handle));
 }
 
 void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
   const Instance& instance = *FindInstance(args.q);
-  SpreadParams p = MakeBackwardParams(args, instance.dim);
+  SpreadParams p{MakeAttentionProblem(args)};
+  if (args.dbias.defined()) {
+    p.dbias = args.dbias.ptr<float>();
+    p.dbias_pairs = reinterpret_cast<std::uintptr_t>(p.dbias) % 8 == 0 && p.keys % 2 == 0;
+  }
   SetBlocks(p, args.dk.defined() || args.dv.defined(), args.dq.defined() || args.dbias.defined(),
             stream.device.index);
+  CutSides(p, instance.backward_bytes, stream.device.index);
   instance.backward(p, static_cast<cudaStream_t>(stream.handle));
 }
 

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 
-#include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/spread/evo_attention_common.cuh"
 
 namespace megafold::cuda {
@@ -22,50 +21,67 @@ __device__ __forceinline__ float PairDot(std::uint32_t a, std::uint32_t b) {
 
 // ---- Blocks that own keys. ----
 
-// Shared memory of a round of queries.
+// A round of queries, for blocks that keep keys.
 template <typename T, int kDim>
 struct QueryRound {
   static constexpr int kPitch = kTilePitch<T, kDim>;
   T *q, *dout, *out;
   float *lse, *delta;
+  char* bias;  // of the warp's tile
 
-  __device__ __forceinline__ QueryRound(char* shared, int step)
-      : q(reinterpret_cast<T*>(shared)),
-        dout(q + kSpreadParts * step * kPitch),
-        out(dout + kSpreadParts * step * kPitch),
-        lse(reinterpret_cast<float*>(out + kSpreadParts * step * kPitch)),
-        delta(lse + kSpreadParts * step) {}
-  static int Bytes(int step) {
-    return kSpreadParts * step * (3 * kPitch * static_cast<int>(sizeof(T)) + 8);
+  __device__ __forceinline__ QueryRound(char* shared, const SpreadParams& p, int tile) {
+    const int all = kSpreadParts * p.query_side.step;
+    q = reinterpret_cast<T*>(shared);
+    dout = q + all * kPitch;
+    out = dout + all * kPitch;
+    lse = reinterpret_cast<float*>(out + all * kPitch);
+    delta = lse + all;
+    bias = reinterpret_cast<char*>(delta + all) + tile * all * BiasRowBytes(p.bias);
+  }
+  static int Bytes(const SpreadParams& p) {
+    return kSpreadParts * p.query_side.step *
+           (3 * kPitch * static_cast<int>(sizeof(T)) + 8 + p.tiles * BiasRowBytes(p.bias));
   }
 
-  // Loads a round and the bias of the warp's part of it; ends with all of it there, and delta.
-  template <int kPairs>
-  __device__ __forceinline__ void Load(SpreadScores<kPairs>& x, const SpreadParams& p,
-                                       const RowIndex& at, const SpreadPlace& place, int round) {
-    const int step = p.query_side.step;
-    const int all = kSpreadParts * step;
+  // Loads a round; ends with all of it there, and delta.
+  __device__ __forceinline__ void Load(const SpreadParams& p, const SpreadRow& row,
+                                       const SpreadPlace& place, int round) {
+    const RowIndex at = row.At();
+    const int all = kSpreadParts * p.query_side.step;
     const int start = round * all;
+    const int bytes = BiasElementBytes(p.bias);
+    if (bytes != 0) {
+      CopyBias(bias, BiasPitchByKey(bytes), p, BiasOffset(p, place, row.group, start, place.first),
+               all, 16, p.queries - start, place.count, bytes, place.thread);
+    }
     CopySide(q, p.q, p, at, place.head, start, all);
     CopySide(dout, p.dout, p, at, place.head, start, all);
     CopySide(out, p.out, p, at, place.head, start, all);
     CopyAsyncCommit();
-    const int query = start + place.part * step;
-    LoadBiasByKey<T>(x, p, BiasOffset(p, place, query, place.first), min(step, p.queries - query),
-                     place.count);
     const float* from = p.lse + StatisticBase(p, at, place.head) + start;
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < all; i += static_cast<int>(blockDim.x)) {
       lse[i] = start + i < p.queries ? from[i] : kInfinity;
     }
     CopyAsyncWait<0>();
     __syncthreads();
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < all; i += static_cast<int>(blockDim.x)) {
       delta[i] = Dot(dout + i * kPitch, out + i * kPitch);
     }
     __syncthreads();
   }
 
+  // x = scale s + bias for the round's 16 queries from `query` on.
+  __device__ __forceinline__ void AddBias(SpreadScores& s, const SpreadParams& p, int query) const {
+    AddBiasByKey<T>(s, p, bias + query * BiasRowBytes(p.bias));
+  }
+
  private:
+  __host__ __device__ static int BiasRowBytes(const AttentionBias& bias) {
+    const int bytes = BiasElementBytes(bias);
+    return bytes == 0 ? 0 : BiasPitchByKey(bytes) * bytes;
+  }
   static __device__ __forceinline__ void CopySide(T* tile, const AttentionOperand& operand,
                                                   const SpreadParams& p, const RowIndex& at,
                                                   int head, int start, int rows) {
@@ -87,7 +103,7 @@ struct QueryRound {
 
 // x becomes p and dp becomes ds for 16 queries, whose statistics begin at `lse` and `delta`. The
 // rows are keys.
-__device__ __forceinline__ void GradientByKey(float (&x)[1][2][4], float (&dp)[1][2][4],
+__device__ __forceinline__ void GradientByKey(SpreadScores& x, SpreadScores& dp,
                                               const float (&mask)[2], const float* lse,
                                               const float* delta) {
 #pragma unroll
@@ -112,20 +128,19 @@ __device__ __forceinline__ void StoreGradient(char* shared, const SpreadPlace& p
   PartSums<kDim> sums(shared);
   __syncthreads();  // what lay there has been read
   sums.Put(place, c);
+  PartFactors factors;
+#pragma unroll
+  for (int part = 0; part < kSpreadParts; ++part) factors.part[part] = factor;
   __syncthreads();
-  sums.Store(place, to, stride, dim,
-             [&](int) { return make_float4(factor, factor, factor, factor); });
+  sums.Store(place, to, stride, dim, [&](int, bool) { return factors; });
 }
 
 template <typename T, int kDim>
-__device__ __forceinline__ void SpreadKeys(const SpreadParams& p, char* shared,
-                                           std::int64_t block) {
-  constexpr int kPairs = SpreadBackwardStep(kDim) / 16;
+__device__ __forceinline__ void SpreadKeys(const SpreadParams& p, char* shared, int block) {
   constexpr int kPitch = kTilePitch<T, kDim>;
-  const SpreadPlace place(p, block, p.keys, p.rows);
-  const RowIndex at(p, place.group, place.row);
-  const int step = p.query_side.step;
-  const int pairs = step / 16;
+  const SpreadPlace place(p, block, p.keys);
+  const SpreadRow row(p, blockIdx.z);
+  const RowIndex at = row.At();
 
   typename Mma<T>::A k[1][kDim / 16], v[1][kDim / 16];
   LoadStationary<T>(k, RowBase<const T>(p.k, at, place.head) + place.first * p.k.token, p.k.token,
@@ -139,23 +154,23 @@ __device__ __forceinline__ void SpreadKeys(const SpreadParams& p, char* shared,
   }
   float dk[1][kDim / 8][4] = {};
   float dv[1][kDim / 8][4] = {};
-  QueryRound<T, kDim> queries(shared, step);
+  QueryRound<T, kDim> queries(shared, p, place.tile);
 #pragma unroll 1
   for (int round = 0; round < p.query_side.rounds; ++round) {
     if (round > 0) __syncthreads();
-    SpreadScores<kPairs> x;
-    queries.Load(x, p, at, place, round);
+    queries.Load(p, row, place, round);
     if (place.count == 0) continue;
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      if (i >= pairs) break;
-      const int query = place.part * step + i * 16;
-      AddScores<T, kDim>(x[i], k, queries.q + query * kPitch, p.scale);
-      float dp[1][2][4] = {};
+    const int begin = place.part * p.query_side.step;
+#pragma unroll 1
+    for (int query = begin; query < begin + p.query_side.step; query += 16) {
+      SpreadScores s = {};
+      MultiplyByRows<T, 1, kDim / 16, 2, kPitch>(s, k, queries.q + query * kPitch);
+      queries.AddBias(s, p, query);
+      SpreadScores dp = {};
       MultiplyByRows<T, 1, kDim / 16, 2, kPitch>(dp, v, queries.dout + query * kPitch);
-      GradientByKey(x[i], dp, mask, queries.lse + query, queries.delta + query);
+      GradientByKey(s, dp, mask, queries.lse + query, queries.delta + query);
       if (p.dv.data != nullptr) {
-        MultiplyScores<T, 1, 2, kDim / 8, kPitch>(dv, x[i], queries.dout + query * kPitch);
+        MultiplyScores<T, 1, 2, kDim / 8, kPitch>(dv, s, queries.dout + query * kPitch);
       }
       if (p.dk.data != nullptr) {
         MultiplyScores<T, 1, 2, kDim / 8, kPitch>(dk, dp, queries.q + query * kPitch);
@@ -210,9 +225,9 @@ struct SpreadQueries {
 
 // Adds ds of 16 keys to dBias, or stores the first row's. `to` is the lane's first element: a
 // thread meets the same ones in every row.
-__device__ __forceinline__ void StoreBiasGradient(float* to, const float (&ds)[1][2][4],
-                                                  int queries, int keys, std::int64_t query_stride,
-                                                  bool pairs, bool first) {
+__device__ __forceinline__ void StoreBiasGradient(float* to, const SpreadScores& ds, int queries,
+                                                  int keys, std::int64_t query_stride, bool pairs,
+                                                  bool first) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (half * 8 + LaneId() / 4 >= queries) continue;
@@ -237,47 +252,43 @@ __device__ __forceinline__ void StoreBiasGradient(float* to, const float (&ds)[1
 
 template <typename T, int kDim>
 __device__ __forceinline__ void SpreadQueriesRow(const SpreadParams& p, char* shared,
-                                                 const SpreadPlace& place, std::int64_t row) {
-  constexpr int kPairs = SpreadBackwardStep(kDim) / 16;
+                                                 const SpreadPlace& place, const SpreadRow& row,
+                                                 bool first) {
   constexpr int kPitch = kTilePitch<T, kDim>;
-  const RowIndex at(p, place.group, row);
+  const RowIndex at = row.At();
   const int step = p.key_side.step;
-  const int pairs = step / 16;
   const SpreadQueries<T, kDim> mine(p, at, place);
   float dq[1][kDim / 8][4] = {};
-  KeyRound<T, kDim> keys(shared, step);
+  KeyRound<T, kDim> keys(shared, p, place.tile);
 #pragma unroll 1
   for (int round = 0; round < p.key_side.rounds; ++round) {
     if (round > 0) __syncthreads();
-    SpreadScores<kPairs> x;
-    keys.Load(x, p, at, place, round);
+    keys.Load(p, row, place, round);
     if (place.count == 0) continue;
-    const int first_key = (round * kSpreadParts + place.part) * step;
+    const int start = round * kSpreadParts * step;  // key 0 of the round
     const std::int64_t query =
-        (place.group * p.heads + place.head) * p.queries + place.first + LaneId() / 4;
-    float* const dbias = p.dbias + query * p.keys + first_key + LaneId() % 4 * 2;
-#pragma unroll
-    for (int k = 0; k < kPairs; ++k) {
-      if (k >= pairs) break;
-      const int key = place.part * step + k * 16;
-      AddScores<T, kDim>(x[k], mine.q, keys.k + key * kPitch, p.scale);
-      AddColumnTerm(x[k], keys.terms + key);
-      float dp[1][2][4] = {};
-      MultiplyByRows<T, 1, kDim / 16, 2, kPitch>(dp, mine.dout, keys.v + key * kPitch);
+        static_cast<std::int64_t>(row.group * p.heads + place.head) * p.queries + place.first +
+        LaneId() / 4;
+    float* const dbias = p.dbias + query * p.keys + start + LaneId() % 4 * 2;
+#pragma unroll 1
+    for (int key = place.part * step; key < (place.part + 1) * step; key += 16) {
+      SpreadScores s = {};
+      keys.Scores(s, p, mine.q, key);
+      SpreadScores ds = {};
+      MultiplyByRows<T, 1, kDim / 16, 2, kPitch>(ds, mine.dout, keys.v + key * kPitch);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          dp[0][n][i] =
-              SpreadExp(x[k][0][n][i], mine.lse[i / 2]) * (dp[0][n][i] - mine.delta[i / 2]);
+          ds[0][n][i] = SpreadExp(s[0][n][i], mine.lse[i / 2]) * (ds[0][n][i] - mine.delta[i / 2]);
         }
       }
       if (p.dbias != nullptr) {
-        StoreBiasGradient(dbias + k * 16, dp, place.count, p.keys - first_key - k * 16, p.keys,
-                          p.dbias_pairs, row == 0);
+        StoreBiasGradient(dbias + key, ds, place.count, p.keys - start - key, p.keys, p.dbias_pairs,
+                          first);
       }
       if (p.dq.data != nullptr) {
-        MultiplyScores<T, 1, 2, kDim / 8, kPitch>(dq, dp, keys.k + key * kPitch);
+        MultiplyScores<T, 1, 2, kDim / 8, kPitch>(dq, ds, keys.k + key * kPitch);
       }
     }
   }
@@ -289,32 +300,37 @@ __device__ __forceinline__ void SpreadQueriesRow(const SpreadParams& p, char* sh
 }
 
 template <typename T, int kDim>
-__global__ __launch_bounds__(kSpreadThreads) void SpreadBackwardKernel(
+__global__ __launch_bounds__(kSpreadMaxTiles* kTileThreads) void SpreadBackwardKernel(
     const __grid_constant__ SpreadParams p) {
   extern __shared__ __align__(128) char shared[];
-  if (blockIdx.x < p.key_blocks) {
-    SpreadKeys<T, kDim>(p, shared, blockIdx.x);
+  const int block = static_cast<int>(blockIdx.x) - p.key_blocks;
+  if (block < 0) {
+    SpreadKeys<T, kDim>(p, shared, static_cast<int>(blockIdx.x));
     return;
   }
-  const std::int64_t block = blockIdx.x - p.key_blocks;
+  const SpreadPlace place(p, block, p.queries);
+  // A gradient of a bias has one owner for all the rows of the group.
   const bool walks = p.dbias != nullptr;
-  const SpreadPlace place(p, block, p.queries, walks ? 1 : p.rows);
-  const std::int64_t rows = walks ? p.rows : 1;
+  if (walks && blockIdx.z >= p.groups) return;
+  const unsigned rows = walks ? static_cast<unsigned>(p.rows) : 1;
 #pragma unroll 1
-  for (std::int64_t row = 0; row < rows; ++row) {
-    if (row > 0) __syncthreads();
-    SpreadQueriesRow<T, kDim>(p, shared, place, place.row + row);
+  for (unsigned i = 0; i < rows; ++i) {
+    if (i > 0) __syncthreads();
+    SpreadQueriesRow<T, kDim>(p, shared, place, SpreadRow(p, blockIdx.z * rows + i), i == 0);
   }
 }
 
 template <typename T, int kDim>
+int SpreadBackwardBytes(const SpreadParams& p) {
+  return std::max({p.query_blocks > 0 ? KeyRound<T, kDim>::Bytes(p) : 0,
+                   p.key_blocks > 0 ? QueryRound<T, kDim>::Bytes(p) : 0,
+                   PartSums<kDim>::Bytes(p.tiles)});
+}
+
+template <typename T, int kDim>
 void LaunchSpreadBackward(const SpreadParams& p, cudaStream_t stream) {
-  const int bytes =
-      std::max({KeyRound<T, kDim>::Bytes(p.key_side.step),
-                QueryRound<T, kDim>::Bytes(p.query_side.step), PartSums<kDim>::Bytes(p.tiles)});
-  LaunchKernel("evo_attention backward (cuda sm80 spread)", SpreadBackwardKernel<T, kDim>,
-               p.key_blocks + p.query_blocks, p.tiles * kSpreadParts * 32,
-               static_cast<std::size_t>(bytes), stream, p);
+  Launch("evo_attention backward (cuda sm80 spread)", SpreadBackwardKernel<T, kDim>,
+         SpreadShape(p, p.key_blocks + p.query_blocks, SpreadBackwardBytes<T, kDim>(p)), stream, p);
 }
 
 }  // namespace megafold::cuda

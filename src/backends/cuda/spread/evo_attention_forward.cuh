@@ -4,35 +4,51 @@
 
 #include <algorithm>
 
-#include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/spread/evo_attention_common.cuh"
 
 namespace megafold::cuda {
 
-// Maximum and sum of a lane's two queries.
+// Maximum and sum of a lane's two queries over the keys that the lane's warp has seen; the sum is
+// the lane's own.
 struct SpreadSoftmax {
+  static constexpr float kSlack = 5.5F;  // p stays below e^kSlack
   float maximum[2] = {-kInfinity, -kInfinity};
   float sum[2] = {};
 
-  // Turns scores, of which `pairs` are there, into p and rescales what was summed before.
-  template <int kPairs, int kOTiles>
-  __device__ __forceinline__ void Run(SpreadScores<kPairs>& x, int pairs,
-                                      float (&out)[1][kOTiles][4]) {
+  // Turns scores into p. The maximum, and `out` with it, moves when a score passes it by kSlack.
+  template <int kOTiles>
+  __device__ __forceinline__ void Run(SpreadScores& s, float (&out)[1][kOTiles][4]) {
+    float best[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float best = maximum[half];
+      best[half] = fmaxf(fmaxf(s[0][0][half * 2], s[0][0][half * 2 + 1]),
+                         fmaxf(s[0][1][half * 2], s[0][1][half * 2 + 1]));
+    }
+    if (__any_sync(0xFFFFFFFFU, best[0] > maximum[0] + kSlack || best[1] > maximum[1] + kSlack)) {
+      Raise(best, out);
+    }
 #pragma unroll
-      for (int k = 0; k < kPairs; ++k) {
-        if (k >= pairs) break;
+    for (int half = 0; half < 2; ++half) {
+      const float shift = maximum[half] == -kInfinity ? 0.0F : maximum[half];
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          best = fmaxf(best, fmaxf(x[k][0][n][half * 2], x[k][0][n][half * 2 + 1]));
-        }
+      for (int i = 0; i < 4; ++i) {
+        float& x = s[0][i / 2][half * 2 + i % 2];
+        x = SpreadExp(x, shift);
+        sum[half] += x;
       }
+    }
+  }
+
+ private:
+  template <int kOTiles>
+  __device__ __forceinline__ void Raise(const float (&candidate)[2], float (&out)[1][kOTiles][4]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float best = candidate[half];
       best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 1));
       best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFU, best, 2));
-      const float shift = best == -kInfinity ? 0.0F : best;
-      const float factor = SpreadExp(maximum[half], shift);
+      best = fmaxf(best, maximum[half]);
+      const float factor = maximum[half] == -kInfinity ? 0.0F : SpreadExp(maximum[half], best);
       maximum[half] = best;
       sum[half] *= factor;
 #pragma unroll
@@ -40,26 +56,41 @@ struct SpreadSoftmax {
         out[0][n][half * 2] *= factor;
         out[0][n][half * 2 + 1] *= factor;
       }
-#pragma unroll
-      for (int k = 0; k < kPairs; ++k) {
-        if (k >= pairs) break;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float& score = x[k][0][i / 2][half * 2 + i % 2];
-          score = SpreadExp(score, shift);
-          sum[half] += score;
-        }
-      }
     }
   }
 };
+
+// What the parts of a query weigh, from {maximum, sum} of each part; stores the log-sum-exp.
+__device__ __forceinline__ PartFactors CombineStatistics(const float2* statistics, float* lse,
+                                                         bool stores) {
+  float2 each[kSpreadParts];
+  float best = -kInfinity;
+#pragma unroll
+  for (int part = 0; part < kSpreadParts; ++part) {
+    each[part] = statistics[part * 16];
+    best = fmaxf(best, each[part].x);
+  }
+  const float shift = best == -kInfinity ? 0.0F : best;
+  PartFactors factors;
+  float sum = 0.0F;
+#pragma unroll
+  for (int part = 0; part < kSpreadParts; ++part) {
+    factors.part[part] = SpreadExp(each[part].x, shift);
+    sum = fmaf(factors.part[part], each[part].y, sum);
+  }
+  const float inverse = sum > 0.0F ? 1.0F / sum : 0.0F;
+#pragma unroll
+  for (int part = 0; part < kSpreadParts; ++part) factors.part[part] *= inverse;
+  if (stores) *lse = sum > 0.0F ? shift + logf(sum) : kInfinity;
+  return factors;
+}
 
 // Combines the parts' O through shared memory and stores O and the log-sum-exp.
 template <typename T, int kDim>
 __device__ __forceinline__ void StoreForward(const SpreadParams& p, const SpreadPlace& place,
                                              const RowIndex& at, char* shared,
                                              const float (&out)[1][kDim / 8][4],
-                                             SpreadSoftmax& state) {
+                                             const SpreadSoftmax& state) {
   PartSums<kDim> sums(shared);
   auto* const statistics = reinterpret_cast<float2*>(shared + PartSums<kDim>::Bytes(p.tiles)) +
                            place.tile * kSpreadParts * 16;
@@ -76,78 +107,52 @@ __device__ __forceinline__ void StoreForward(const SpreadParams& p, const Spread
   }
   __syncthreads();
   float* const lse = p.lse + StatisticBase(p, at, place.head) + place.first;
-  sums.Store(place, RowBase<T>(p.out, at, place.head) + place.first * p.out.token, p.out.token,
-             p.dim, [&](int row) {
-               float maximum[kSpreadParts], factor[kSpreadParts];
-               float best = -kInfinity;
-               float sum = 0.0F;
-#pragma unroll
-               for (int part = 0; part < kSpreadParts; ++part) {
-                 maximum[part] = statistics[part * 16 + row].x;
-                 best = fmaxf(best, maximum[part]);
-               }
-               const float shift = best == -kInfinity ? 0.0F : best;
-#pragma unroll
-               for (int part = 0; part < kSpreadParts; ++part) {
-                 factor[part] = SpreadExp(maximum[part], shift);
-                 sum = fmaf(factor[part], statistics[part * 16 + row].y, sum);
-               }
-               const float inverse = sum > 0.0F ? 1.0F / sum : 0.0F;
-               lse[row] = sum > 0.0F ? shift + logf(sum) : kInfinity;
-               return make_float4(factor[0] * inverse, factor[1] * inverse, factor[2] * inverse,
-                                  factor[3] * inverse);
-             });
+  sums.Store(
+      place, RowBase<T>(p.out, at, place.head) + place.first * p.out.token, p.out.token, p.dim,
+      [&](int row, bool first) { return CombineStatistics(statistics + row, lse + row, first); });
 }
 
 template <typename T, int kDim>
-__global__ __launch_bounds__(kSpreadThreads) void SpreadForwardKernel(
+__global__ __launch_bounds__(kSpreadMaxTiles* kTileThreads) void SpreadForwardKernel(
     const __grid_constant__ SpreadParams p) {
-  constexpr int kPairs = SpreadForwardStep(kDim) / 16;
-  constexpr int kPitch = kTilePitch<T, kDim>;
   extern __shared__ __align__(128) char shared[];
-  const SpreadPlace place(p, blockIdx.x, p.queries, p.rows);
-  const RowIndex at(p, place.group, place.row);
-  const int step = p.key_side.step;
+  const SpreadPlace place(p, static_cast<int>(blockIdx.x), p.queries);
+  const SpreadRow row(p, blockIdx.z);
+  const RowIndex at = row.At();
 
   typename Mma<T>::A q[1][kDim / 16];
   LoadStationary<T>(q, RowBase<const T>(p.q, at, place.head) + place.first * p.q.token, p.q.token,
                     place.count, p.dim, true);
   float out[1][kDim / 8][4] = {};
   SpreadSoftmax state;
-  KeyRound<T, kDim> keys(shared, step);
-  const int pairs = step / 16;
+  KeyRound<T, kDim> keys(shared, p, place.tile);
 #pragma unroll 1
   for (int round = 0; round < p.key_side.rounds; ++round) {
     if (round > 0) __syncthreads();
-    SpreadScores<kPairs> x;
-    keys.Load(x, p, at, place, round);
+    keys.Load(p, row, place, round);
     if (place.count == 0) continue;
-#pragma unroll
-    for (int k = 0; k < kPairs; ++k) {
-      if (k >= pairs) break;
-      const int key = place.part * step + k * 16;
-      AddScores<T, kDim>(x[k], q, keys.k + key * kPitch, p.scale);
-      AddColumnTerm(x[k], keys.terms + key);
-    }
-    state.Run(x, pairs, out);
-#pragma unroll
-    for (int k = 0; k < kPairs; ++k) {
-      if (k >= pairs) break;
-      MultiplyScores<T, 1, 2, kDim / 8, kPitch>(out, x[k],
-                                                keys.v + (place.part * step + k * 16) * kPitch);
+    const int begin = place.part * p.key_side.step;
+#pragma unroll 2
+    for (int key = begin; key < begin + p.key_side.step; key += 16) {
+      SpreadScores s = {};
+      keys.Scores(s, p, q, key);
+      state.Run(s, out);
+      MultiplyScores<T, 1, 2, kDim / 8, keys.kPitch>(out, s, keys.v + key * keys.kPitch);
     }
   }
   StoreForward<T, kDim>(p, place, at, shared, out, state);
 }
 
 template <typename T, int kDim>
+int SpreadForwardBytes(const SpreadParams& p) {
+  return std::max(KeyRound<T, kDim>::Bytes(p),
+                  PartSums<kDim>::Bytes(p.tiles) + p.tiles * kSpreadParts * 16 * 8);
+}
+
+template <typename T, int kDim>
 void LaunchSpreadForward(const SpreadParams& p, cudaStream_t stream) {
-  const int end_bytes = PartSums<kDim>::Bytes(p.tiles) + p.tiles * kSpreadParts * 16 * 8;
-  LaunchKernel(
-      "evo_attention forward (cuda sm80 spread)", SpreadForwardKernel<T, kDim>, p.query_blocks,
-      p.tiles * kSpreadParts * 32,
-      static_cast<std::size_t>(std::max(KeyRound<T, kDim>::Bytes(p.key_side.step), end_bytes)),
-      stream, p);
+  Launch("evo_attention forward (cuda sm80 spread)", SpreadForwardKernel<T, kDim>,
+         SpreadShape(p, p.query_blocks, SpreadForwardBytes<T, kDim>(p)), stream, p);
 }
 
 }  // namespace megafold::cuda

@@ -17,4 +17,14 @@ void SpreadAttention<kType, kDim>::Backward(const SpreadParams& p, cudaStream_t 
   LaunchSpreadBackward<typename ElementOf<kType>::Type, kDim>(p, stream);
 }
 
+template <DType kType, int kDim>
+int SpreadAttention<kType, kDim>::ForwardBytes(const SpreadParams& p) {
+  return SpreadForwardBytes<typename ElementOf<kType>::Type, kDim>(p);
+}
+
+template <DType kType, int kDim>
+int SpreadAttention<kType, kDim>::BackwardBytes(const SpreadParams& p) {
+  return SpreadBackwardBytes<typename ElementOf<kType>::Type, kDim>(p);
+}
+
 }  // namespace megafold::cuda

@@ -21,25 +21,21 @@ struct SpreadSide {
 
 struct SpreadParams : AttentionProblem {
   SpreadSide key_side = {}, query_side = {};
-  int tiles = 1;                // of 16 vectors in a block
-  std::int64_t key_blocks = 0;  // the backward's first blocks, which own keys
-  std::int64_t query_blocks = 0;
-  float* dbias = nullptr;   // [groups, H, Nq, Nk]
-  bool bias_pairs = false;  // a query's bias can be read two keys at a time
+  int tiles = 1;       // of 16 vectors in a block
+  int key_blocks = 0;  // of a head and row; in the backward they come before the others
+  int query_blocks = 0;
+  float* dbias = nullptr;  // [groups, H, Nq, Nk]
   bool dbias_pairs = false;
 };
 
 // The kernels of one storage type and one padded head dimension. Each queues on `stream` and throws
-// kDevice when the launch fails.
+// kDevice when the launch fails. The shared memory of a block is that of its steps and tiles.
 template <DType kType, int kDim>
 struct SpreadAttention {
   static void Forward(const SpreadParams& params, cudaStream_t stream);
+  static int ForwardBytes(const SpreadParams& params);
   static void Backward(const SpreadParams& params, cudaStream_t stream);
+  static int BackwardBytes(const SpreadParams& params);
 };
-
-// Most vectors of a warp in a round: their scores stay in registers, beside what the warp keeps and
-// sums, and their operands in the 99 KiB of shared memory that every supported device has.
-constexpr int SpreadForwardStep(int dim) { return dim <= 48 ? 96 : 80; }
-constexpr int SpreadBackwardStep(int dim) { return dim <= 32 ? 96 : dim <= 48 ? 64 : 48; }
 
 }  // namespace megafold::cuda
