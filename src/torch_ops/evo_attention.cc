@@ -25,10 +25,10 @@ using BackwardResult =
 at::Tensor EmptyInOrderOf(const at::Tensor& like) {
   const auto sizes = like.sym_sizes();
   if (TORCH_GUARD_OR_FALSE(like.sym_stride(1).sym_lt(like.sym_stride(2)))) {
-    return like.new_empty_symint({sizes[0], sizes[2], sizes[1], sizes[3], sizes[4]})
+    return EmptyLike(like, {sizes[0], sizes[2], sizes[1], sizes[3], sizes[4]}, like.scalar_type())
         .transpose(1, 2);
   }
-  return like.new_empty_symint(sizes);
+  return EmptyLike(like, sizes, like.scalar_type());
 }
 
 // What forward returns, uninitialised: the kernel for meta tensors.
@@ -88,8 +88,7 @@ BackwardResult AllocateBackward(const at::Tensor& q, const at::Tensor& k, const 
   if (needs[3]) {
     Require(bias.has_value(),
             "evo_attention: the bias gradient is asked for, but there is no bias");
-    std::get<3>(result) =
-        bias->new_empty_symint(bias->sym_sizes(), bias->options().dtype(StatisticsType(q)));
+    std::get<3>(result) = EmptyLike(*bias, bias->sym_sizes(), StatisticsType(q));
   }
   return result;
 }

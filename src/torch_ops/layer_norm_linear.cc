@@ -34,7 +34,7 @@ ForwardResult AllocateForward(const at::Tensor& x, const OptionalTensor& /*gamma
   at::Tensor mean = x.new_empty_symint(lead, statistics);
   at::Tensor rstd = x.new_empty_symint(lead, statistics);
   lead.push_back(weight.sym_size(0));
-  return {x.new_empty_symint(lead), mean, rstd};
+  return {EmptyLike(x, lead, x.scalar_type()), mean, rstd};
 }
 
 ForwardResult Forward(const at::Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta,

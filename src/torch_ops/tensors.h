@@ -48,6 +48,10 @@ TensorView OutputRows(const char* name, const at::Tensor& tensor);
 // A contiguous tensor of statistics as [M].
 TensorView Flat(const char* name, const at::Tensor& tensor);
 
+// Uninitialised, contiguous, on like's device. Symbolic sizes are kept. A large one on the CPU asks
+// for huge pages.
+at::Tensor EmptyLike(const at::Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType type);
+
 // A gradient for `of`, uninitialised and contiguous: undefined unless it is needed. Symbolic sizes
 // are kept. Throws kInvalidArgument when the gradient of an absent operand is asked for.
 at::Tensor EmptyGradient(bool needed, const std::optional<at::Tensor>& of);

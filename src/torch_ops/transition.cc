@@ -32,7 +32,7 @@ ForwardResult AllocateForward(const at::Tensor& x, const OptionalTensor& /*gamma
   }
   const auto lead = x.sym_sizes().slice(0, static_cast<std::size_t>(x.dim() - 1));
   const auto statistics = x.options().dtype(StatisticsType(x));
-  return {x.new_empty_symint(x.sym_sizes()), x.new_empty_symint(lead, statistics),
+  return {EmptyLike(x, x.sym_sizes(), x.scalar_type()), x.new_empty_symint(lead, statistics),
           x.new_empty_symint(lead, statistics)};
 }
 

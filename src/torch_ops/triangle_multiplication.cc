@@ -60,8 +60,8 @@ ForwardResult AllocateForward(const at::Tensor& x, const OptionalTensor& /*mask*
          ", expected [Ch, C]");
   }
   const auto sizes = x.sym_sizes();
-  return {x.new_empty_symint(sizes),
-          x.new_empty_symint({sizes[0], sizes[1], sizes[2], wap.sym_size(0)})};
+  return {EmptyLike(x, sizes, x.scalar_type()),
+          EmptyLike(x, {sizes[0], sizes[1], sizes[2], wap.sym_size(0)}, x.scalar_type())};
 }
 
 ForwardResult Forward(const at::Tensor& x, const OptionalTensor& mask, bool outgoing,

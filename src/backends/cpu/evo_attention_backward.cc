@@ -125,12 +125,6 @@ void AddTransposed(Block left, Block right, Block sum) {
        Rows(right.data, right.stride), sum.data, sum.stride, sum.data, sum.stride);
 }
 
-// left times a matrix that has a row per feature and a column per key.
-void MultiplyKeys(Block left, Block keys, Int first, Block product) {
-  Gemm({left.rows, product.columns, left.columns}, RowMajor(left.data, left.stride),
-       Rows(keys.data + first, keys.stride), nullptr, 0, product.data, product.stride);
-}
-
 struct Tile {
   Int query, key;
   Block q, dout, dq;
@@ -142,11 +136,13 @@ void KeyTile(const Args& args, const AttentionDims& dims, const Scratch& s, cons
              const Tile& tile, Int keys) {
   const Block scores = Corner(s.scores, tile.q.rows, keys);
   const Block dp = Corner(s.dp, tile.q.rows, keys);
-  MultiplyKeys(tile.q, s.k_transposed, tile.key, scores);
-  MultiplyKeys(tile.dout, s.v_transposed, tile.key, dp);
+  const ScoreTerms terms =
+      ScoreTile(tile.q, s.k_transposed, tile.key,
+                s.bias.Terms(tile.query, tile.key, s.mask.From(tile.key)), scores);
+  ScoreTile(tile.dout, s.v_transposed, tile.key, {}, dp);
   float* dbias = tile.dbias == nullptr ? nullptr : tile.dbias + tile.query * dims.keys + tile.key;
   SoftmaxBackwardRows(
-      scores, dp, s.bias.Terms(tile.query, tile.key, s.mask.From(tile.key)),
+      scores, dp, terms,
       {row.Statistic(args.lse) + tile.query, s.delta, dbias, dims.keys, tile.accumulate});
   if (args.dv.defined()) AddTransposed(scores, tile.dout, RowRange(s.dv, tile.key, keys));
   if (args.dk.defined()) AddTransposed(dp, tile.q, RowRange(s.dk, tile.key, keys));

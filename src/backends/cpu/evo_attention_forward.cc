@@ -87,10 +87,8 @@ void QueryTile(const Args& args, const AttentionDims& dims, const Scratch& s, co
   std::fill_n(s.state.sum, count, 0.0F);
   ForEachTile(0, dims.keys, kKeyTile, [&](Int first, Int keys) {
     const Block scores = Corner(s.scores, count, keys);
-    Gemm({count, keys, dims.dim}, RowMajor(q.data, q.stride),
-         Rows(s.k_transposed.data + first, s.k_transposed.stride), nullptr, 0, scores.data,
-         scores.stride);
-    OnlineSoftmaxRows(scores, s.bias.Terms(first_query, first, s.mask.From(first)), s.state,
+    const ScoreTerms terms = s.bias.Terms(first_query, first, s.mask.From(first));
+    OnlineSoftmaxRows(scores, ScoreTile(q, s.k_transposed, first, terms, scores), s.state,
                       s.factor);
     if (first > 0) ScaleRows(sum, s.factor);
     const Block v = RowRange(s.v, first, keys);

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "backends/cpu/gemm.h"
 #include "backends/cpu/half.h"
 
 namespace megafold::cpu {
@@ -88,6 +89,15 @@ void BiasPlane::Load(Int group, Int first, Int count) {
 ScoreTerms BiasPlane::Terms(Int query, Int key, const float* mask) const {
   const float* bias = data_ == nullptr ? nullptr : data_ + query * stride_ + key;
   return {bias, stride_, mask};
+}
+
+ScoreTerms ScoreTile(Block q, Block keys, Int first, ScoreTerms terms, Block scores) {
+  const bool whole = scores.columns % kColumnPadding == 0;
+  Gemm({q.rows, scores.columns, q.columns}, RowMajor(q.data, q.stride),
+       Rows(keys.data + first, keys.stride), whole ? terms.bias : nullptr, terms.bias_stride,
+       scores.data, scores.stride);
+  if (whole) terms.bias = nullptr;
+  return terms;
 }
 
 MaskRow::MaskRow(const TensorView& mask, Int keys, Arena& arena) : mask_(mask) {

@@ -94,6 +94,11 @@ class MaskRow {
   float* terms_ = nullptr;
 };
 
+// scores = q times the columns [first, first + scores.columns) of `keys`, which has a row per feature
+// and a column per key, plus the bias where whole vectors of it can be read: products and sums are
+// then made while it comes from memory. Returns the terms that are left to add.
+ScoreTerms ScoreTile(Block q, Block keys, std::int64_t first, ScoreTerms terms, Block scores);
+
 // Calls body(first, count) for every tile of `total` positions.
 template <typename Body>
 void ForEachTile(std::int64_t begin, std::int64_t end, std::int64_t tile, Body body) {

@@ -47,7 +47,11 @@ void Tile(const TileArgs& args) {
   const Int a_stride = args.a_stride;
   V sum[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
+    for (int v = 0; v < kVectors; ++v) {
+      sum[r][v] = hn::Zero(d);
+      // Comes from memory while the products are summed.
+      if (args.init != nullptr) __builtin_prefetch(args.init + r * args.init_stride + v * lanes);
+    }
   }
   for (Int p = 0; p < args.depth; ++p) {
     V right[kVectors];

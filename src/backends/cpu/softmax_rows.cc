@@ -109,7 +109,9 @@ void OnlineSoftmax(Block scores, ScoreTerms terms, RunningSoftmax state, float* 
       sum = hn::Add(sum, weight);
     }
     // Nothing was summed before the first tile, and a maximum that stays rescales nothing.
-    rescale[r] = before == shift ? 1.0F : before == kMinusInfinity ? 0.0F : std::exp2(before - shift);
+    rescale[r] = before == shift            ? 1.0F
+                 : before == kMinusInfinity ? 0.0F
+                                            : std::exp2(before - shift);
     state.largest[r] = largest;
     state.sum[r] = state.sum[r] * rescale[r] + hn::GetLane(hn::SumOfLanes(d, sum));
   }
@@ -166,6 +168,8 @@ void Backward(Block scores, Block dp, ScoreTerms terms, ScoreGradient gradient) 
                         gradient.accumulate};
     Int n = 0;
     for (; n + Lanes() <= scores.columns; n += Lanes()) {
+      // The next row's: it is written, and mostly read, for the first time.
+      if constexpr (kGradient) __builtin_prefetch(dbias + gradient.dbias_stride + n, 1);
       BackwardVector<false, kBias, kMask, kGradient>(g, row + n, dp_row + n, bias + n, mask + n,
                                                      dbias + n, 0);
     }
@@ -176,13 +180,14 @@ void Backward(Block scores, Block dp, ScoreTerms terms, ScoreGradient gradient) 
   }
 }
 
-// dbias exists only where bias does.
 void BackwardImpl(Block scores, Block dp, ScoreTerms terms, ScoreGradient gradient) {
   using Function = void (*)(Block, Block, ScoreTerms, ScoreGradient);
   const bool mask = terms.mask != nullptr;
   Function run = mask ? &Backward<false, true, false> : &Backward<false, false, false>;
   if (gradient.dbias != nullptr) {
-    run = mask ? &Backward<true, true, true> : &Backward<true, false, true>;
+    run = terms.bias != nullptr
+              ? (mask ? &Backward<true, true, true> : &Backward<true, false, true>)
+              : (mask ? &Backward<false, true, true> : &Backward<false, false, true>);
   } else if (terms.bias != nullptr) {
     run = mask ? &Backward<true, true, false> : &Backward<true, false, false>;
   }
