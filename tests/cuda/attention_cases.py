@@ -98,6 +98,19 @@ def short_case(seed: int) -> Case:
                 r.choice((0.0, 0.0, 0.0, 0.3, 1.0)))
 
 
+def hopper_short_case(seed: int) -> Case:
+    """A case that the Hopper path for short keys takes: no bias, D up to 32, at least 33 queries, 65 to 128 keys."""
+    r = random.Random(seed)
+    keys = r.choice((r.randint(65, 128), r.choice((65, 72, 96, 97, 127, 128, 128))))
+    queries = r.choice((keys, r.randint(33, 140), r.randint(33, 400), r.choice((33, 64, 65, 127, 128, 129, 192, 193))))
+    batch, rows, heads = r.choice(((1, 1, 1), (1, 2, 3), (2, 3, 2), (1, r.randint(1, 90), 8), (3, r.randint(1, 60), 5)))
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, rows, queries, keys, heads,
+                r.choice((8, 16, 24, 32, 32, 32)), r.choice(("none", "bool", "bool", "float", "storage")), "none", False,
+                r.choice(("plain", "packed", "transposed")),
+                r.choice([(True, True, True, False)] * 4 + [tuple(r.random() < 0.5 for _ in range(3)) + (False,)]),
+                r.choice((0.0, 0.0, 0.0, 0.3, 1.0)))
+
+
 def spread_case(seed: int) -> Case:
     """A case that the path for small grids takes on a device of 100 multiprocessors and more: 16-bit types, D up to 64, operands on
     16 bytes, at most two rows to a bias, and more than 64 keys where there is a backward."""

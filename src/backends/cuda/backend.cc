@@ -7,6 +7,7 @@
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/device/guard.h"
 #include "backends/cuda/short_keys/evo_attention.h"
+#include "backends/cuda/short_keys_sm90/evo_attention.h"
 #include "backends/cuda/sm80/evo_attention.h"
 #include "backends/cuda/sm90/evo_attention.h"
 #include "backends/cuda/spread/evo_attention.h"
@@ -17,6 +18,9 @@ namespace megafold::cuda {
 std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
   static const std::vector<EvoAttentionImplementation> implementations = [] {
     std::vector<EvoAttentionImplementation> list;
+#ifdef MEGAFOLD_CUDA_SM90A
+    list.push_back(kHopperShortKeysEvoAttention);
+#endif
     list.push_back(kShortKeysEvoAttention);
     list.push_back(kSpreadEvoAttention);
 #ifdef MEGAFOLD_CUDA_SM90A

@@ -79,9 +79,12 @@ struct Wgmma;
 // clang-format off
 #define MEGAFOLD_D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
                        "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define MEGAFOLD_D4 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
 #define MEGAFOLD_D16 MEGAFOLD_D8(0), MEGAFOLD_D8(8)
 #define MEGAFOLD_D24 MEGAFOLD_D16, MEGAFOLD_D8(16)
 #define MEGAFOLD_D32 MEGAFOLD_D24, MEGAFOLD_D8(24)
+#define MEGAFOLD_D64 MEGAFOLD_D32, MEGAFOLD_D8(32), MEGAFOLD_D8(40), MEGAFOLD_D8(48), MEGAFOLD_D8(56)
+#define MEGAFOLD_D4_NAMES "{%0, %1, %2, %3}, "
 #define MEGAFOLD_D16_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
                            "%8, %9, %10, %11, %12, %13, %14, %15}, "
 #define MEGAFOLD_D24_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
@@ -91,6 +94,14 @@ struct Wgmma;
                            "%8, %9, %10, %11, %12, %13, %14, %15, " \
                            "%16, %17, %18, %19, %20, %21, %22, %23, " \
                            "%24, %25, %26, %27, %28, %29, %30, %31}, "
+#define MEGAFOLD_D64_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
+                           "%8, %9, %10, %11, %12, %13, %14, %15, " \
+                           "%16, %17, %18, %19, %20, %21, %22, %23, " \
+                           "%24, %25, %26, %27, %28, %29, %30, %31, " \
+                           "%32, %33, %34, %35, %36, %37, %38, %39, " \
+                           "%40, %41, %42, %43, %44, %45, %46, %47, " \
+                           "%48, %49, %50, %51, %52, %53, %54, %55, " \
+                           "%56, %57, %58, %59, %60, %61, %62, %63}, "
 // Operands follow the accumulators in the order of their numbers.
 #define MEGAFOLD_WGMMA(T, kType, kN, kCount, n0, n1, n2, n3, n4, n5, n6)                           \
   template <>                                                                                      \
@@ -106,25 +117,33 @@ struct Wgmma;
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                           \
                      "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kB)));                \
     }                                                                                              \
-    template <Order kB>                                                                            \
+    template <Order kB, Order kA = Order::kKMajor>                                                 \
     static __device__ __forceinline__ void Run(float (&d)[kCount], std::uint64_t a,                \
                                                std::uint64_t b, bool accumulate) {                 \
       asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #n2 ", 0;\n"                               \
-                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kType "." kType " "           \
+                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kType "." kType " "          \
                    MEGAFOLD_D##kCount##_NAMES                                                      \
-                   "%" #n0 ", %" #n1 ", p, 1, 1, 0, %" #n3 ";\n}\n"                               \
+                   "%" #n0 ", %" #n1 ", p, 1, 1, %" #n4 ", %" #n3 ";\n}\n"                         \
                    : MEGAFOLD_D##kCount                                                            \
                    : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)),                            \
-                     "n"(static_cast<int>(kB)));                                                   \
+                     "n"(static_cast<int>(kB)), "n"(static_cast<int>(kA)));                        \
     }                                                                                              \
   };
+MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 8, 4, 4, 5, 6, 7, 8, 9, 10)
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 32, 16, 16, 17, 18, 19, 20, 21, 22)
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 48, 24, 24, 25, 26, 27, 28, 29, 30)
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
+MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69, 70)
+MEGAFOLD_WGMMA(__half, "f16", 8, 4, 4, 5, 6, 7, 8, 9, 10)
 MEGAFOLD_WGMMA(__half, "f16", 32, 16, 16, 17, 18, 19, 20, 21, 22)
 MEGAFOLD_WGMMA(__half, "f16", 48, 24, 24, 25, 26, 27, 28, 29, 30)
 MEGAFOLD_WGMMA(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
+MEGAFOLD_WGMMA(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69, 70)
 #undef MEGAFOLD_WGMMA
+#undef MEGAFOLD_D4
+#undef MEGAFOLD_D4_NAMES
+#undef MEGAFOLD_D64
+#undef MEGAFOLD_D64_NAMES
 #undef MEGAFOLD_D16
 #undef MEGAFOLD_D16_NAMES
 #undef MEGAFOLD_D24

@@ -186,7 +186,7 @@ __device__ __forceinline__ void CopyTile(void* tile, const T* source, std::int64
 
 // The bits of the mask's term of `key`; `row` is where the row's mask begins.
 template <typename T>
-__device__ __forceinline__ std::uint32_t MaskBitsOf(const ShortKeysParams& p, const void* row,
+__device__ __forceinline__ std::uint32_t MaskBitsOf(const AttentionProblem& p, const void* row,
                                                     int key) {
   const std::int64_t offset = key * p.mask.key;
   if (key >= p.keys) return 0;
@@ -198,7 +198,7 @@ __device__ __forceinline__ std::uint32_t MaskBitsOf(const ShortKeysParams& p, co
 
 // What starts a score's accumulator: the mask's term over the scale, -inf past the last key.
 template <typename T>
-__device__ __forceinline__ float MaskStart(const ShortKeysParams& p, std::uint32_t bits, int key,
+__device__ __forceinline__ float MaskStart(const AttentionProblem& p, std::uint32_t bits, int key,
                                            float inverse_scale) {
   if (key >= p.keys) return -kInfinity;
   return ScaledTerm(MaskValue<T>(p.mask.kind, bits), inverse_scale);

@@ -1,0 +1,132 @@
+// What forward and backward of the Hopper path for short keys share: a block is one warpgroup that
+// walks over heads of rows ("items"), 64 queries at a time. One thread of a warp each copies K and
+// V of the next item and Q of the next tiles, and stores: what these threads do, all others wait
+// for.
+#pragma once
+
+#include "backends/cuda/device/barrier.cuh"
+#include "backends/cuda/device/wgmma.cuh"
+#include "backends/cuda/short_keys/evo_attention_common.cuh"
+#include "backends/cuda/short_keys_sm90/evo_attention_params.h"
+
+namespace megafold::cuda {
+
+inline constexpr int kHopperShortThreads = 128;
+// Of these warps one lane each copies Q (and dO), copies K and V (and stores dK and dV), and stores
+// O or dQ.
+inline constexpr int kQueriesWarp = 0, kKeysWarp = 1, kStoreWarp = 2;
+// A tile of vectors: one box, 64 rows of 64 bytes.
+inline constexpr int kVectorPitch = kHopperShortDim * 2;
+inline constexpr int kVectorTileBytes = kHopperShortQueries * kVectorPitch;
+inline constexpr int kKeysBytes = 2 * 2 * kVectorTileBytes;  // K, then V, of 128 keys
+inline constexpr int kRowScores = kHopperShortQueries;       // that a thread holds of 64 x 128
+inline constexpr int kVectorValues = kHopperShortDim / 2;    // that it holds of 64 x 32
+using VectorDescriptor = TileDescriptor<kVectorPitch>;
+
+// A block's walk over the query tiles of its items. Places are added up: divisions would take one
+// thread hundreds of cycles while all others wait for it.
+struct QueryStep {
+  int item, tile;
+  ItemPlace at;
+
+  __device__ __forceinline__ explicit QueryStep(const HopperShortParams& p)
+      : item(static_cast<int>(blockIdx.x)), tile(0) {
+    const int row = item / p.heads;
+    const auto batch_rows = static_cast<int>(p.batch_rows);
+    at = {row / batch_rows, row % batch_rows, item % p.heads};
+  }
+  __device__ __forceinline__ void AdvanceItem(const HopperShortParams& p) {
+    tile = 0;
+    item += static_cast<int>(gridDim.x);
+    at.head += p.stride.head;
+    at.row += p.stride.row;
+    at.batch += p.stride.batch;
+    if (at.head >= p.heads) {
+      at.head -= p.heads;
+      ++at.row;
+    }
+    if (at.row >= static_cast<int>(p.batch_rows)) {
+      at.row -= static_cast<int>(p.batch_rows);
+      ++at.batch;
+    }
+  }
+  __device__ __forceinline__ void Advance(const HopperShortParams& p) {
+    if (++tile == p.query_tiles) AdvanceItem(p);
+  }
+};
+
+// Copies of one item's K and V, by one thread.
+__device__ __forceinline__ void CopyKeys(const HopperShortParams& p, const ItemPlace& at,
+                                         std::uint32_t stage, std::uint32_t barrier) {
+  BarrierExpect(barrier, kKeysBytes);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int token = half * kHopperShortQueries;
+    const std::uint32_t to = stage + half * kVectorTileBytes;
+    CopyTensor(to, p.k_map, 0, token, at.head, at.row, at.batch, barrier);
+    CopyTensor(to + 2 * kVectorTileBytes, p.v_map, 0, token, at.head, at.row, at.batch, barrier);
+  }
+}
+
+// The bits of the mask's term of this thread's key.
+template <typename T>
+__device__ __forceinline__ std::uint32_t ItemMaskBits(const HopperShortParams& p,
+                                                      const ItemPlace& at) {
+  if (p.mask.kind == TermKind::kNone) return 0;
+  const std::int64_t bytes = p.mask.kind == TermKind::kBool      ? 1
+                             : p.mask.kind == TermKind::kFloat32 ? 4
+                                                                 : sizeof(T);
+  const std::int64_t offset = at.batch * p.mask.batch + at.row * p.mask.row;
+  return MaskBitsOf<T>(p, static_cast<const char*>(p.mask.data) + offset * bytes,
+                       static_cast<int>(threadIdx.x));
+}
+
+// s = terms + A B^T for 64 queries and 128 keys; the products are queued.
+template <typename T>
+__device__ __forceinline__ void MultiplyRows(float (&s)[kRowScores], std::uint32_t queries,
+                                             std::uint32_t keys, bool accumulate) {
+  const std::uint32_t left = VectorDescriptor::Low(queries);
+  const std::uint32_t right = VectorDescriptor::Low(keys);
+#pragma unroll
+  for (int k = 0; k < kHopperShortDim / 16; ++k) {
+    Wgmma<T, kHopperShortKeys>::template Run<Order::kKMajor>(
+        s, VectorDescriptor::FromLow(left + k * VectorDescriptor::kStepKMajor),
+        VectorDescriptor::FromLow(right + k * VectorDescriptor::kStepKMajor), accumulate || k > 0);
+  }
+}
+
+// Scores begin with the terms of their keys.
+__device__ __forceinline__ void StartScores(float (&s)[kRowScores], const float* terms) {
+  const float* const mine = terms + threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kHopperShortKeys / 8; ++n) {
+    const float2 pair = *reinterpret_cast<const float2*>(mine + n * 8);
+    s[4 * n] = s[4 * n + 2] = pair.x;
+    s[4 * n + 1] = s[4 * n + 3] = pair.y;
+  }
+}
+
+// Writes a thread's part of 64 vectors, times a factor for each of its two rows, to a tile.
+template <typename T>
+__device__ __forceinline__ void WriteVectors(std::uint32_t tile, const float (&c)[kVectorValues],
+                                             float top, float bottom) {
+  const int lane = LaneId();
+  const int row = static_cast<int>(threadIdx.x) / 32 * 16 + lane % 16;
+  const int swizzle = row / 2 % 4;
+#pragma unroll
+  for (int chunk = 0; chunk < kHopperShortDim / 8; chunk += 2) {
+    const int at = 4 * chunk;
+    StoreMatrix(tile + row * kVectorPitch + ((chunk + lane / 16) ^ swizzle) * 16,
+                Pack(c[at] * top, c[at + 1] * top, T{}),
+                Pack(c[at + 2] * bottom, c[at + 3] * bottom, T{}),
+                Pack(c[at + 4] * top, c[at + 5] * top, T{}),
+                Pack(c[at + 6] * bottom, c[at + 7] * bottom, T{}));
+  }
+}
+
+__device__ __forceinline__ float SumOfRow(float x) {
+  x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
+  return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
+}
+
+}  // namespace megafold::cuda

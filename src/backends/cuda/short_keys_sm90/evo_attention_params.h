@@ -1,0 +1,39 @@
+// What the Hopper EvoAttention kernels for short keys are told, and the functions that launch them.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include "backends/cuda/attention/problem.h"
+#include "megafold/core/dtype.h"
+
+namespace megafold::cuda {
+
+inline constexpr int kHopperShortDim = 32;      // D is padded to that
+inline constexpr int kHopperShortKeys = 128;    // keys of a row that a block holds
+inline constexpr int kHopperShortQueries = 64;  // queries that it works on at a time
+
+// Where a head of a row ("item") lies, and how far two lie apart.
+struct ItemPlace {
+  int batch = 0, row = 0, head = 0;
+};
+
+struct HopperShortParams : AttentionProblem {
+  // Over (D, token, head, row, batch), boxes of (32, 64, 1, 1, 1): rows of 64 bytes, swizzled over
+  // their length, zeros past D and past the last token.
+  CUtensorMap q_map{}, k_map{}, v_map{}, out_map{}, dout_map{};
+  CUtensorMap dq_map{}, dk_map{}, dv_map{};  // of what is wanted
+  int items = 0;                             // heads of rows: B S H
+  int query_tiles = 0;
+  ItemPlace stride;  // from an item of a block to its next
+};
+
+// The kernels of one storage type. Each queues on `stream` and throws kDevice when the launch
+// fails.
+template <DType kType>
+struct HopperShortKeysAttention {
+  static void Forward(const HopperShortParams& params, cudaStream_t stream);
+  static void Backward(const HopperShortParams& params, cudaStream_t stream);
+};
+
+}  // namespace megafold::cuda

@@ -1,0 +1,135 @@
+"""EvoAttention of the CUDA backend on Hopper where a row has 65 to 128 keys and no bias: "cuda sm90a short"."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attention_cases import Case, Problem, hopper_short_case, make_problem, plain_result, violations  # noqa: E402
+from attention_run import assert_replays, assert_same_bits, run, wrong_results  # noqa: E402
+from attention_shim import Unsupported  # noqa: E402
+
+NAME = "cuda sm90a short"
+# A device's few hundred blocks have one or two of these 560 heads of rows each.
+COLUMN = Case(36_001, torch.bfloat16, 1, 70, 128, 128, 8, 32, "bool", "none", False, "plain", (True, True, True, False), 0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hopper(shim) -> None:
+    if NAME not in shim.names:
+        pytest.skip("built without sm_90a")
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+
+
+def compute(shim, case: Case, problem: Problem) -> dict[str, torch.Tensor]:
+    return run(shim, NAME, case, problem)
+
+
+def check(shim, case: Case, problem: Problem | None = None) -> None:
+    problem = problem or make_problem(case)
+    found = wrong_results(case, problem, compute(shim, case, problem))
+    assert not found, f"{case.name()}: " + "; ".join(found)
+
+
+@pytest.mark.parametrize("seed", range(60_000, 60_160))
+def test_random_case(shim, seed: int) -> None:
+    check(shim, hopper_short_case(seed))
+
+
+@pytest.mark.parametrize("changes", (
+    {}, {"rows": 1}, {"rows": 384}, {"batch": 3, "rows": 120}, {"queries": 64, "rows": 300}, {"queries": 300, "rows": 100},
+    {"queries": 1000, "rows": 3}, {"heads": 3, "rows": 401}, {"dim": 8, "rows": 200}, {"dtype": torch.float16, "rows": 200}))
+def test_blocks_that_walk_over_many_heads(shim, changes: dict) -> None:
+    check(shim, dataclasses.replace(COLUMN, **changes))
+
+
+@pytest.mark.parametrize("value", (-1e9, torch.finfo(torch.float32).min))
+@pytest.mark.parametrize("hidden_keys", (40, 64, 127))
+def test_large_finite_masks(shim, value: float, hidden_keys: int) -> None:
+    case = dataclasses.replace(COLUMN, mask="float", batch=2, rows=3)
+    problem = make_problem(case)
+    order = torch.rand(problem.mask.shape, device="cuda").argsort(-1)
+    problem.mask = torch.where(order < hidden_keys, value, 0.0)
+    check(shim, case, problem)
+
+
+@pytest.mark.parametrize("level", (-400.0, 400.0))
+@pytest.mark.parametrize("slope", (0.0, 3.0))
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_scores_far_from_zero(shim, level: float, slope: float, dtype: torch.dtype) -> None:
+    case = dataclasses.replace(COLUMN, mask="float", rows=5, dtype=dtype)
+    problem = make_problem(case)
+    problem.mask = (level + slope * torch.arange(128, device="cuda", dtype=torch.float32)).expand_as(problem.mask).contiguous()
+    check(shim, case, problem)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("key", (0, 77, 127))
+def test_queries_that_see_one_key(shim, dtype: torch.dtype, key: int) -> None:
+    case = dataclasses.replace(COLUMN, batch=2, rows=3, dtype=dtype)
+    problem = make_problem(case)
+    problem.mask = torch.zeros_like(problem.mask)
+    problem.mask[..., key] = True
+    results = compute(shim, case, problem)
+    assert not wrong_results(case, problem, results)
+    assert torch.equal(results["out"], problem.v[:, :, key:key + 1].expand_as(results["out"]))
+
+
+def test_queries_that_see_no_key(shim) -> None:
+    case = dataclasses.replace(COLUMN, batch=3, rows=4)
+    problem = make_problem(case)
+    problem.mask[:, 1] = False
+    results = compute(shim, case, problem)
+    assert not wrong_results(case, problem, results)
+    assert (results["lse"][:, 1] == float("inf")).all()
+    assert all(results[key][:, 1].eq(0).all() for key in ("out", "dq", "dk", "dv"))
+
+
+def test_the_log_sum_exp(shim) -> None:
+    case = dataclasses.replace(COLUMN, queries=100, keys=90, mask="float", rows=9)
+    problem = make_problem(case)
+    scores = torch.einsum("bsihd,bsjhd->bshij", problem.q.double() * problem.scale, problem.k.double()) + problem.mask.double()
+    expected = scores.logsumexp(-1)
+    expected[expected == float("-inf")] = float("inf")
+    torch.testing.assert_close(compute(shim, case, problem)["lse"].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_run_gives_the_same_bits(shim) -> None:
+    assert_same_bits(lambda problem: compute(shim, COLUMN, problem), make_problem(COLUMN), times=20)
+
+
+def test_graph_replay_equals_eager(shim) -> None:
+    fresh = make_problem(dataclasses.replace(COLUMN, seed=7))
+    assert_replays(lambda problem: compute(shim, COLUMN, problem), make_problem(COLUMN), fresh)
+
+
+@pytest.mark.parametrize(("changes", "reason"), (
+    ({"keys": 129}, "more than 128 keys"), ({"keys": 64}, "fewer than"), ({"queries": 32}, "fewer than"),
+    ({"bias": "float"}, "a bias"),
+    ({"dtype": torch.float32}, "no kernel for float32"), ({"dim": 40}, "head dimension 40"), ({"layout": "odd"}, "16 bytes"),
+    ({"scale": -0.2}, "negative"), ({"scale": 1e-9}, "next to 0")))
+def test_what_it_leaves_to_others(shim, changes: dict, reason: str) -> None:
+    case = dataclasses.replace(COLUMN, batch=1, rows=2, **changes)
+    with pytest.raises(Unsupported, match=reason):
+        compute(shim, case, make_problem(case))
+
+
+def test_more_than_2_31_elements(shim) -> None:
+    rows, n, heads, dim = 131_100, 128, 4, 32
+    if torch.cuda.mem_get_info()[0] < 48 << 30:
+        pytest.skip("needs 48 GiB of free device memory")
+    assert rows * n * heads * dim > 2**31
+    q, k, v, dout = (torch.empty((1, rows, n, heads, dim), dtype=torch.bfloat16, device="cuda").normal_() for _ in range(4))
+    out, dq, dk, dv = (torch.full_like(q, float("nan")) for _ in range(4))
+    lse = torch.full((1, rows, heads, n), float("nan"), device="cuda")
+    shim.forward(NAME, q, k, v, None, None, out, lse, dim**-0.5)
+    shim.backward(NAME, q, k, v, None, None, out, lse, dout, dq, dk, dv, None, dim**-0.5)
+    for seen in (slice(0, 8), slice(rows // 2, rows // 2 + 8), slice(rows - 8, rows)):
+        problem = Problem(*(x[:, seen] for x in (q, k, v)), None, None, dout[:, seen], dim**-0.5)
+        reference, plain = plain_result(problem, torch.float64), plain_result(problem, torch.bfloat16)
+        for key, value in {"out": out, "dq": dq, "dk": dk, "dv": dv}.items():
+            assert not violations(key, value[:, seen], plain[key], reference[key], torch.bfloat16)
