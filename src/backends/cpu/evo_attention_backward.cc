@@ -12,6 +12,11 @@ namespace {
 using Args = ops::EvoAttentionBackwardArgs;
 using Int = std::int64_t;
 
+struct Item {
+  Int group, chunk;
+  Int begin, end;  // rows of the group
+};
+
 // Items are (group, chunk of its rows). Every chunk but the first of a group needs a plane of its
 // own for dBias, so that there are no more than even work takes.
 struct Plan {
@@ -22,6 +27,10 @@ struct Plan {
       : dims(AttentionDims::Of(args)),
         chunks(dims.group_rows, 1, MostChunks(dims, args.dbias.defined())) {}
 
+  Item At(Int item) const {
+    const Int chunk = item % chunks.count;
+    return {item / chunks.count, chunk, chunks.Begin(chunk), chunks.End(chunk)};
+  }
   Int items() const { return dims.groups * chunks.count; }
   int workers() const { return static_cast<int>(std::clamp<Int>(items(), 1, NumThreads())); }
 
@@ -41,6 +50,7 @@ struct Plan {
 struct Scratch {
   BiasPlane bias;
   MaskRow mask;
+  Ahead ahead;
   Block k, dk, dv, k_transposed, v_transposed;  // all of the row's keys
   Block v;                                      // one tile of them
   Block q, out, dout, dq, scores, dp;           // one tile of queries
@@ -132,14 +142,14 @@ struct Tile {
   bool accumulate;
 };
 
-void KeyTile(const Args& args, const AttentionDims& dims, const Scratch& s, const HeadRow& row,
+void KeyTile(const Args& args, const AttentionDims& dims, Scratch& s, const HeadRow& row,
              const Tile& tile, Int keys) {
   const Block scores = Corner(s.scores, tile.q.rows, keys);
   const Block dp = Corner(s.dp, tile.q.rows, keys);
   const ScoreTerms terms =
       ScoreTile(tile.q, s.k_transposed, tile.key,
-                s.bias.Terms(tile.query, tile.key, s.mask.From(tile.key)), scores);
-  ScoreTile(tile.dout, s.v_transposed, tile.key, {}, dp);
+                s.bias.Terms(tile.query, tile.key, s.mask.From(tile.key)), scores, s.ahead);
+  ScoreTile(tile.dout, s.v_transposed, tile.key, {}, dp, s.ahead);
   float* dbias = tile.dbias == nullptr ? nullptr : tile.dbias + tile.query * dims.keys + tile.key;
   SoftmaxBackwardRows(
       scores, dp, terms,
@@ -153,7 +163,7 @@ void KeyTile(const Args& args, const AttentionDims& dims, const Scratch& s, cons
   }
 }
 
-void QueryTile(const Args& args, const AttentionDims& dims, const Scratch& s, const HeadRow& row,
+void QueryTile(const Args& args, const AttentionDims& dims, Scratch& s, const HeadRow& row,
                Tile tile, Int count) {
   tile.q = First(s.q, count);
   tile.dout = First(s.dout, count);
@@ -173,19 +183,34 @@ void QueryTile(const Args& args, const AttentionDims& dims, const Scratch& s, co
   StoreRows(tile.dq, row.Of(args.dq, tile.query));
 }
 
-void Item(const Args& args, const Plan& plan, const BiasGradient& gradient, Scratch& s, Int item) {
+// The row after `r` of an item, or the first of the next item of the run, comes next.
+void LookAhead(const Args& args, const Plan& plan, const Item& here, Int r, const Item* next,
+               Ahead& ahead) {
+  ahead.Clear();
+  const bool same = r + 1 < here.end;
+  if (!same && (next == nullptr || next->begin == next->end)) return;
   const AttentionDims& dims = plan.dims;
-  const Int group = item / plan.chunks.count;
-  const Int chunk = item % plan.chunks.count;
-  const Int begin = plan.chunks.Begin(chunk);
-  float* dbias = gradient.Of(group, chunk);
-  if (dbias != nullptr && begin == plan.chunks.End(chunk)) std::fill_n(dbias, dims.plane(), 0.0F);
-  s.bias.Load(group, 0, dims.queries);
-  for (Int r = begin; r < plan.chunks.End(chunk); ++r) {
-    const HeadRow row(dims, group, r);
+  const HeadRow row(dims, same ? here.group : next->group, same ? r + 1 : next->begin);
+  for (const TensorView* view : {&args.k, &args.v})
+    ahead.Add(row.Of(*view, 0), dims.keys, dims.dim);
+  for (const TensorView* view : {&args.q, &args.dout, &args.out}) {
+    ahead.Add(row.Of(*view, 0), dims.queries, dims.dim);
+  }
+  ahead.Start(2 * StepsAhead(dims, dims.queries));
+}
+
+void RunItem(const Args& args, const Plan& plan, const BiasGradient& gradient, Scratch& s,
+             const Item& item, const Item* next) {
+  const AttentionDims& dims = plan.dims;
+  float* dbias = gradient.Of(item.group, item.chunk);
+  if (dbias != nullptr && item.begin == item.end) std::fill_n(dbias, dims.plane(), 0.0F);
+  s.bias.Load(item.group, 0, dims.queries);
+  for (Int r = item.begin; r < item.end; ++r) {
+    const HeadRow row(dims, item.group, r);
+    LookAhead(args, plan, item, r, next, s.ahead);
     LoadRow(args, dims, s, row);
     ForEachTile(0, dims.queries, kQueryTile, [&](Int first, Int count) {
-      QueryTile(args, dims, s, row, {first, 0, {}, {}, {}, dbias, r > begin}, count);
+      QueryTile(args, dims, s, row, {first, 0, {}, {}, {}, dbias, r > item.begin}, count);
     });
     if (args.dk.defined()) StoreRows(s.dk, row.Of(args.dk, 0));
     if (args.dv.defined()) StoreRows(s.dv, row.Of(args.dv, 0));
@@ -212,8 +237,12 @@ void Backward(const Args& args, Workspace workspace, Stream) {
   const BiasGradient gradient(args, plan, arena);
   std::vector<Scratch> scratch = MakeScratch(args, plan, arena);
   for (Scratch& s : scratch) std::fill_n(s.scale, kQueryTile, args.scale);
-  ParallelItems(plan.workers(), plan.items(), [&](int worker, Int item) {
-    Item(args, plan, gradient, scratch[static_cast<std::size_t>(worker)], item);
+  ParallelRuns(plan.workers(), plan.items(), [&](int worker, Int begin, Int end) {
+    for (Int i = begin; i < end; ++i) {
+      const Item next = plan.At(i + 1 < end ? i + 1 : i);
+      RunItem(args, plan, gradient, scratch[static_cast<std::size_t>(worker)], plan.At(i),
+              i + 1 < end ? &next : nullptr);
+    }
   });
   gradient.AddUp();
 }

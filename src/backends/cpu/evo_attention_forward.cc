@@ -13,6 +13,11 @@ namespace {
 using Args = ops::EvoAttentionForwardArgs;
 using Int = std::int64_t;
 
+struct Item {
+  Int group, begin, end;  // rows of the group
+  Int first_query, last_query;
+};
+
 // Items are (group, chunk of its rows, slab of queries); nothing is summed over them, so that their
 // number is free: enough for even work, as few as possible for bias planes and K and V that are
 // read once.
@@ -25,6 +30,12 @@ struct Plan {
         chunks(dims.group_rows, 1, Share(4, dims.groups)),
         slabs(dims.queries, kQueryTile, Share(2, dims.groups * chunks.count)) {}
 
+  Item At(Int item) const {
+    const int slab = static_cast<int>(item % slabs.count);
+    const Int chunk = item / slabs.count % chunks.count;
+    return {item / slabs.count / chunks.count, chunks.Begin(chunk), chunks.End(chunk),
+            slabs.Begin(slab), slabs.End(slab)};
+  }
   Int items() const { return dims.groups * chunks.count * slabs.count; }
   int workers() const { return static_cast<int>(std::clamp<Int>(items(), 1, NumThreads())); }
   // Queries of the longest slab.
@@ -47,6 +58,7 @@ struct Plan {
 struct Scratch {
   BiasPlane bias;
   MaskRow mask;
+  Ahead ahead;
   Block k, k_transposed, v;  // one tile of K; all of the row's keys
   Block q, sum, scores;
   RunningSoftmax state;
@@ -76,7 +88,7 @@ void LoadRow(const Args& args, const AttentionDims& dims, const Scratch& s, cons
   });
 }
 
-void QueryTile(const Args& args, const AttentionDims& dims, const Scratch& s, const HeadRow& row,
+void QueryTile(const Args& args, const AttentionDims& dims, Scratch& s, const HeadRow& row,
                Int first_query, Int count) {
   const Block q = First(s.q, count);
   const Block sum = First(s.sum, count);
@@ -88,7 +100,7 @@ void QueryTile(const Args& args, const AttentionDims& dims, const Scratch& s, co
   ForEachTile(0, dims.keys, kKeyTile, [&](Int first, Int keys) {
     const Block scores = Corner(s.scores, count, keys);
     const ScoreTerms terms = s.bias.Terms(first_query, first, s.mask.From(first));
-    OnlineSoftmaxRows(scores, ScoreTile(q, s.k_transposed, first, terms, scores), s.state,
+    OnlineSoftmaxRows(scores, ScoreTile(q, s.k_transposed, first, terms, scores, s.ahead), s.state,
                       s.factor);
     if (first > 0) ScaleRows(sum, s.factor);
     const Block v = RowRange(s.v, first, keys);
@@ -100,17 +112,27 @@ void QueryTile(const Args& args, const AttentionDims& dims, const Scratch& s, co
   StoreRows(sum, row.Of(args.out, first_query));
 }
 
-void Item(const Args& args, const Plan& plan, Scratch& s, Int item) {
-  const Int slab = item % plan.slabs.count;
-  const Int chunk = item / plan.slabs.count % plan.chunks.count;
-  const Int group = item / plan.slabs.count / plan.chunks.count;
-  const Int begin = plan.slabs.Begin(slab);
-  const Int end = plan.slabs.End(slab);
-  s.bias.Load(group, begin, end - begin);
-  for (Int r = plan.chunks.Begin(chunk); r < plan.chunks.End(chunk); ++r) {
-    const HeadRow row(plan.dims, group, r);
+// The row after `r` of an item, or the first of the next item of the run, comes next.
+void LookAhead(const Args& args, const Plan& plan, const Item& here, Int r, const Item* next,
+               Ahead& ahead) {
+  ahead.Clear();
+  const bool same = r + 1 < here.end;
+  if (!same && (next == nullptr || next->begin == next->end)) return;
+  const Item& item = same ? here : *next;
+  const HeadRow row(plan.dims, item.group, same ? r + 1 : item.begin);
+  ahead.Add(row.Of(args.v, 0), plan.dims.keys, plan.dims.dim);
+  ahead.Add(row.Of(args.k, 0), plan.dims.keys, plan.dims.dim);
+  ahead.Add(row.Of(args.q, item.first_query), item.last_query - item.first_query, plan.dims.dim);
+  ahead.Start(StepsAhead(plan.dims, here.last_query - here.first_query));
+}
+
+void RunItem(const Args& args, const Plan& plan, Scratch& s, const Item& item, const Item* next) {
+  s.bias.Load(item.group, item.first_query, item.last_query - item.first_query);
+  for (Int r = item.begin; r < item.end; ++r) {
+    const HeadRow row(plan.dims, item.group, r);
+    LookAhead(args, plan, item, r, next, s.ahead);
     LoadRow(args, plan.dims, s, row);
-    ForEachTile(begin, end, kQueryTile,
+    ForEachTile(item.first_query, item.last_query, kQueryTile,
                 [&](Int first, Int count) { QueryTile(args, plan.dims, s, row, first, count); });
   }
 }
@@ -132,8 +154,12 @@ void Forward(const Args& args, Workspace workspace, Stream) {
   Arena arena(workspace.data);
   std::vector<Scratch> scratch = MakeScratch(args, plan, arena);
   for (Scratch& s : scratch) std::fill_n(s.scale, kQueryTile, args.scale);
-  ParallelItems(plan.workers(), plan.items(), [&](int worker, Int item) {
-    Item(args, plan, scratch[static_cast<std::size_t>(worker)], item);
+  ParallelRuns(plan.workers(), plan.items(), [&](int worker, Int begin, Int end) {
+    for (Int i = begin; i < end; ++i) {
+      const Item next = plan.At(i + 1 < end ? i + 1 : i);
+      RunItem(args, plan, scratch[static_cast<std::size_t>(worker)], plan.At(i),
+              i + 1 < end ? &next : nullptr);
+    }
   });
 }
 

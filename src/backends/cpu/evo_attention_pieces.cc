@@ -35,6 +35,9 @@ void GatherTerms(const TensorView& view, Int offset, Int stride, Int count, floa
   }
 }
 
+// Two tiles of the matrix product (gemm.h), between which a few rows are asked for.
+constexpr Int kStepRows = 12;
+
 Int SharedIndex(const TensorView& view, int dim, Int index) {
   return view.size(dim) == 1 ? 0 : index;
 }
@@ -91,13 +94,23 @@ ScoreTerms BiasPlane::Terms(Int query, Int key, const float* mask) const {
   return {bias, stride_, mask};
 }
 
-ScoreTerms ScoreTile(Block q, Block keys, Int first, ScoreTerms terms, Block scores) {
+ScoreTerms ScoreTile(Block q, Block keys, Int first, ScoreTerms terms, Block scores, Ahead& ahead) {
   const bool whole = scores.columns % kColumnPadding == 0;
-  Gemm({q.rows, scores.columns, q.columns}, RowMajor(q.data, q.stride),
-       Rows(keys.data + first, keys.stride), whole ? terms.bias : nullptr, terms.bias_stride,
-       scores.data, scores.stride);
+  const float* init = whole ? terms.bias : nullptr;
+  ForEachTile(0, q.rows, kStepRows, [&](Int row, Int rows) {
+    ahead.Step();
+    Gemm({rows, scores.columns, q.columns}, RowMajor(q.data + row * q.stride, q.stride),
+         Rows(keys.data + first, keys.stride),
+         init == nullptr ? nullptr : init + row * terms.bias_stride, terms.bias_stride,
+         scores.data + row * scores.stride, scores.stride);
+  });
   if (whole) terms.bias = nullptr;
   return terms;
+}
+
+Int StepsAhead(const AttentionDims& dims, Int queries) {
+  const Int key_tiles = (dims.keys + kKeyTile - 1) / kKeyTile;
+  return std::max<Int>(1, key_tiles * ((queries + kStepRows - 1) / kStepRows));
 }
 
 MaskRow::MaskRow(const TensorView& mask, Int keys, Arena& arena) : mask_(mask) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "backends/cpu/ahead.h"
 #include "backends/cpu/rows.h"
 #include "backends/cpu/scratch.h"
 #include "backends/cpu/softmax_rows.h"
@@ -97,7 +98,11 @@ class MaskRow {
 // scores = q times the columns [first, first + scores.columns) of `keys`, which has a row per feature
 // and a column per key, plus the bias where whole vectors of it can be read: products and sums are
 // then made while it comes from memory. Returns the terms that are left to add.
-ScoreTerms ScoreTile(Block q, Block keys, std::int64_t first, ScoreTerms terms, Block scores);
+ScoreTerms ScoreTile(Block q, Block keys, std::int64_t first, ScoreTerms terms, Block scores,
+                     Ahead& ahead);
+
+// How often ScoreTile calls ahead.Step() for so many queries and all keys.
+std::int64_t StepsAhead(const AttentionDims& dims, std::int64_t queries);
 
 // Calls body(first, count) for every tile of `total` positions.
 template <typename Body>

@@ -10,7 +10,8 @@
 #define HWY_TARGET_INCLUDE "backends/cpu/gates.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-#include <hwy/contrib/math/math-inl.h>
+
+#include "backends/cpu/exp2-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -25,14 +26,12 @@ using V = hn::Vec<D>;
 
 Int Lanes() { return static_cast<Int>(hn::Lanes(D())); }
 
-// 1 / (1 + exp(-t)) through exp(-|t|), which cannot overflow. Highway's Exp turns a NaN into 0, so
-// it is put back.
+// 1 / (1 + exp(-t)) through exp(-|t|), which cannot overflow.
 V Sigmoid(D d, V t) {
-  const V e = hn::Exp(d, hn::Neg(hn::Abs(t)));
+  const V e = Exp2(d, hn::Mul(hn::Abs(t), hn::Set(d, -kLog2E)));
   const V one = hn::Set(d, 1.0F);
   const V numerator = hn::IfThenElse(hn::Lt(t, hn::Zero(d)), e, one);
-  const V s = hn::Div(numerator, hn::Add(one, e));
-  return hn::IfThenElse(hn::Eq(t, t), s, t);
+  return hn::Div(numerator, hn::Add(one, e));
 }
 
 void SwiGluImpl(Block gate, Block value) {

@@ -131,12 +131,14 @@ void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& bo
   job.Rethrow();
 }
 
-void ParallelItems(int workers, std::int64_t count,
-                   const std::function<void(int, std::int64_t)>& body) {
+void ParallelRuns(int workers, std::int64_t count,
+                  const std::function<void(int, std::int64_t, std::int64_t)>& body) {
+  constexpr std::int64_t kRunsPerWorker = 16;  // for even work
+  const std::int64_t run = std::max<std::int64_t>(1, count / (kRunsPerWorker * workers));
   std::atomic<std::int64_t> next{0};
   ParallelFor(std::min<std::int64_t>(workers, count), [&](std::int64_t worker) {
-    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      body(static_cast<int>(worker), i);
+    for (std::int64_t i; (i = next.fetch_add(run, std::memory_order_relaxed)) < count;) {
+      body(static_cast<int>(worker), i, std::min(count, i + run));
     }
   });
 }

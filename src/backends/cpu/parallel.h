@@ -22,9 +22,11 @@ inline int NumThreads() { return GetNumThreads(); }
 // body.
 void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& body);
 
-// Calls body(worker, 0) ... body(worker, count - 1), each item once, with worker in [0, workers).
-// No two threads have the same worker at a time, so that each worker may own scratch.
-void ParallelItems(int workers, std::int64_t count,
-                   const std::function<void(int, std::int64_t)>& body);
+// Calls body(worker, begin, end) for runs of items that are [0, count) together, each item once,
+// with worker in [0, workers). No two threads have the same worker at a time, so that each worker
+// may own scratch. Items of a run are neighbours, and what one of them brings into the cache serves
+// the next.
+void ParallelRuns(int workers, std::int64_t count,
+                  const std::function<void(int, std::int64_t, std::int64_t)>& body);
 
 }  // namespace megafold::cpu

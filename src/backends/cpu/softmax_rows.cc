@@ -12,6 +12,8 @@
 #define HWY_TARGET_INCLUDE "backends/cpu/softmax_rows.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+
+#include "backends/cpu/exp2-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -24,29 +26,9 @@ using Int = std::int64_t;
 using D = hn::CappedTag<float, kColumnPadding>;
 using V = hn::Vec<D>;
 
-constexpr float kLog2E = 1.4426950408889634F;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 Int Lanes() { return static_cast<Int>(hn::Lanes(D())); }
-
-// 2^x for x <= 127. Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits; the
-// shift moves it into the exponent and everything else out. At -127 that exponent is the zero's.
-V Exp2(D d, V x) {
-  const hn::RebindToSigned<D> di;
-  const V lowest = hn::Set(d, -127.0F);
-  x = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);  // false for NaN
-  const V magic = hn::Set(d, 12582912.0F);
-  const V shifted = hn::Add(x, magic);
-  const V f = hn::Sub(x, hn::Sub(shifted, magic));
-  V p = hn::Set(d, 1.3276472e-3F);
-  p = hn::MulAdd(p, f, hn::Set(d, 9.675541e-3F));
-  p = hn::MulAdd(p, f, hn::Set(d, 5.550713e-2F));
-  p = hn::MulAdd(p, f, hn::Set(d, 2.402212e-1F));
-  p = hn::MulAdd(p, f, hn::Set(d, 6.9314697e-1F));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.00000007F));
-  const auto exponent = hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(exponent)));
-}
 
 // Loads all lanes of a vector, or the first `count` of them.
 template <bool kTail>
