@@ -1,4 +1,4 @@
-// Rows that a later step reads, brought into the L2 cache a few at a time while the present step
+// Rows that a later step reads or writes, brought into the L2 cache a few at a time while the present step
 // computes. Rows of a few features lie apart in a tensor with several heads, where the processor
 // does not see them coming: unasked, they are waited for.
 #pragma once
@@ -12,12 +12,12 @@ namespace megafold::cpu {
 
 class Ahead {
  public:
-  static constexpr std::size_t kMostTensors = 5;
+  static constexpr std::size_t kMostTensors = 8;
 
   // Forgets what was added.
   void Clear();
-  // `count` rows of `columns` elements from `rows` on.
-  void Add(StoredRows rows, std::int64_t count, std::int64_t columns);
+  // `count` rows of `columns` elements from `rows` on, to read or to write.
+  void Add(StoredRows rows, std::int64_t count, std::int64_t columns, bool write = false);
   // Divides the rows over so many calls of Step().
   void Start(std::int64_t steps);
   // Asks for the next share of them.
@@ -27,6 +27,7 @@ class Ahead {
   struct Part {
     const char* row;
     std::int64_t stride, bytes, left;
+    bool write;
   };
 
   std::array<Part, kMostTensors> parts_{};

@@ -183,13 +183,19 @@ void QueryTile(const Args& args, const AttentionDims& dims, Scratch& s, const He
   StoreRows(tile.dq, row.Of(args.dq, tile.query));
 }
 
-// The row after `r` of an item, or the first of the next item of the run, comes next.
+// What row `r` of an item writes, and what comes after it: the next row, or the first of the next
+// item of the run.
 void LookAhead(const Args& args, const Plan& plan, const Item& here, Int r, const Item* next,
                Ahead& ahead) {
+  const AttentionDims& dims = plan.dims;
+  const HeadRow present(dims, here.group, r);
   ahead.Clear();
+  if (args.dq.defined()) ahead.Add(present.Of(args.dq, 0), dims.queries, dims.dim, true);
+  if (args.dk.defined()) ahead.Add(present.Of(args.dk, 0), dims.keys, dims.dim, true);
+  if (args.dv.defined()) ahead.Add(present.Of(args.dv, 0), dims.keys, dims.dim, true);
+  ahead.Start(2 * StepsAhead(dims, dims.queries));
   const bool same = r + 1 < here.end;
   if (!same && (next == nullptr || next->begin == next->end)) return;
-  const AttentionDims& dims = plan.dims;
   const HeadRow row(dims, same ? here.group : next->group, same ? r + 1 : next->begin);
   for (const TensorView* view : {&args.k, &args.v})
     ahead.Add(row.Of(*view, 0), dims.keys, dims.dim);

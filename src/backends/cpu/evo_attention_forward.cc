@@ -112,10 +112,15 @@ void QueryTile(const Args& args, const AttentionDims& dims, Scratch& s, const He
   StoreRows(sum, row.Of(args.out, first_query));
 }
 
-// The row after `r` of an item, or the first of the next item of the run, comes next.
+// What row `r` of an item writes, and what comes after it: the next row, or the first of the next
+// item of the run.
 void LookAhead(const Args& args, const Plan& plan, const Item& here, Int r, const Item* next,
                Ahead& ahead) {
+  const HeadRow present(plan.dims, here.group, r);
   ahead.Clear();
+  ahead.Add(present.Of(args.out, here.first_query), here.last_query - here.first_query,
+            plan.dims.dim, true);
+  ahead.Start(StepsAhead(plan.dims, here.last_query - here.first_query));
   const bool same = r + 1 < here.end;
   if (!same && (next == nullptr || next->begin == next->end)) return;
   const Item& item = same ? here : *next;

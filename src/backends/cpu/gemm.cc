@@ -38,73 +38,86 @@ struct TileArgs {
   Int depth;
 };
 
-template <int kRows, int kVectors, bool kTransposed>
+// The sums of a tile. With kHalf the last vector of a row is half a one.
+template <int kRows, int kVectors, bool kTransposed, bool kHalf>
 void Tile(const TileArgs& args) {
+  constexpr int kWhole = kHalf ? kVectors - 1 : kVectors;
   const D d;
-  const Int lanes = static_cast<Int>(hn::Lanes(d));
+  const hn::Half<D> dh;
+  const Int lanes = static_cast<Int>(hn::Lanes(D()));
   const float* HWY_RESTRICT a = args.a;
   const float* HWY_RESTRICT b = args.b;
   const Int a_stride = args.a_stride;
-  V sum[kRows][kVectors];
+  V sum[kRows][kWhole];
+  hn::Vec<hn::Half<D>> half[kRows];
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      sum[r][v] = hn::Zero(d);
-      // Comes from memory while the products are summed.
-      if (args.init != nullptr) __builtin_prefetch(args.init + r * args.init_stride + v * lanes);
+    for (int v = 0; v < kWhole; ++v) sum[r][v] = hn::Zero(d);
+    if constexpr (kHalf) half[r] = hn::Zero(dh);
+    // Comes from memory while the products are summed.
+    for (int v = 0; args.init != nullptr && v < kVectors; ++v) {
+      __builtin_prefetch(args.init + r * args.init_stride + v * lanes);
     }
   }
   for (Int p = 0; p < args.depth; ++p) {
-    V right[kVectors];
-    for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(d, b + v * lanes);
+    V right[kWhole];
+    for (int v = 0; v < kWhole; ++v) right[v] = hn::LoadU(d, b + v * lanes);
+    hn::Vec<hn::Half<D>> right_half;
+    if constexpr (kHalf) right_half = hn::LoadU(dh, b + kWhole * lanes);
     for (int r = 0; r < kRows; ++r) {
       const V left = hn::Set(d, kTransposed ? a[r] : a[r * a_stride]);
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
+      for (int v = 0; v < kWhole; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
+      if constexpr (kHalf) half[r] = hn::MulAdd(hn::LowerHalf(dh, left), right_half, half[r]);
     }
     a += kTransposed ? a_stride : 1;
     b += args.b_stride;
   }
   for (int r = 0; r < kRows; ++r) {
     float* c = args.c + r * args.c_stride;
-    for (int v = 0; v < kVectors; ++v) {
+    const float* init = args.init == nullptr ? nullptr : args.init + r * args.init_stride;
+    for (int v = 0; v < kWhole; ++v) {
       V value = sum[r][v];
-      if (args.init != nullptr) {
-        value = hn::Add(value, hn::LoadU(d, args.init + r * args.init_stride + v * lanes));
-      }
+      if (init != nullptr) value = hn::Add(value, hn::LoadU(d, init + v * lanes));
       hn::StoreU(value, d, c + v * lanes);
+    }
+    if constexpr (kHalf) {
+      if (init != nullptr) half[r] = hn::Add(half[r], hn::LoadU(dh, init + kWhole * lanes));
+      hn::StoreU(half[r], dh, c + kWhole * lanes);
     }
   }
 }
 
 using TileFunction = void (*)(const TileArgs&);
 
-template <int kVectors, bool kTransposed>
+template <int kVectors, bool kTransposed, bool kHalf = false>
 TileFunction SelectRows(Int rows) {
   static constexpr TileFunction kTable[kTileRows] = {
-      &Tile<1, kVectors, kTransposed>, &Tile<2, kVectors, kTransposed>,
-      &Tile<3, kVectors, kTransposed>, &Tile<4, kVectors, kTransposed>,
-      &Tile<5, kVectors, kTransposed>, &Tile<6, kVectors, kTransposed>};
+      &Tile<1, kVectors, kTransposed, kHalf>, &Tile<2, kVectors, kTransposed, kHalf>,
+      &Tile<3, kVectors, kTransposed, kHalf>, &Tile<4, kVectors, kTransposed, kHalf>,
+      &Tile<5, kVectors, kTransposed, kHalf>, &Tile<6, kVectors, kTransposed, kHalf>};
   return kTable[rows - 1];
 }
 
 template <bool kTransposed>
-TileFunction SelectTile(Int rows, Int vectors) {
+TileFunction SelectTile(Int rows, Int vectors, bool half) {
   if constexpr (kTileVectors == 4) {
     if (vectors == 4) return SelectRows<4, kTransposed>(rows);
     if (vectors == 3) return SelectRows<3, kTransposed>(rows);
+    if (vectors == 2 && half) return SelectRows<2, kTransposed, true>(rows);
   }
   return vectors == 2 ? SelectRows<2, kTransposed>(rows) : SelectRows<1, kTransposed>(rows);
 }
 
-TileFunction SelectTile(Int rows, Int vectors, bool transposed) {
-  return transposed ? SelectTile<true>(rows, vectors) : SelectTile<false>(rows, vectors);
+TileFunction SelectTile(Int rows, Int vectors, bool transposed, bool half) {
+  return transposed ? SelectTile<true>(rows, vectors, half)
+                    : SelectTile<false>(rows, vectors, half);
 }
 
 Int PanelWidth() { return kTileVectors * static_cast<Int>(hn::Lanes(D())); }
 
 // One panel of columns against all rows.
-void Panel(Int rows, Int vectors, const GemmLhs& a, TileArgs args) {
+void Panel(Int rows, Int vectors, bool half, const GemmLhs& a, TileArgs args) {
   const bool transposed = a.row_stride == 1;
-  const TileFunction whole = SelectTile(kTileRows, vectors, transposed);
+  const TileFunction whole = SelectTile(kTileRows, vectors, transposed, half);
   args.a_stride = transposed ? a.depth_stride : a.row_stride;
   Int row = 0;
   const auto step = [&](Int count) {
@@ -114,7 +127,7 @@ void Panel(Int rows, Int vectors, const GemmLhs& a, TileArgs args) {
     if (args.init != nullptr) args.init += count * args.init_stride;
   };
   for (; row + kTileRows <= rows; step(kTileRows)) whole(args);
-  if (row < rows) SelectTile(rows - row, vectors, transposed)(args);
+  if (row < rows) SelectTile(rows - row, vectors, transposed, half)(args);
 }
 
 void GemmImpl(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, Int init_stride, float* c,
@@ -140,7 +153,9 @@ void GemmImpl(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, Int init
       args.c = c + column;
       args.c_stride = c_stride;
       args.depth = depth;
-      Panel(shape.rows, width / lanes, a, args);
+      // Attention's 24 features are a vector and a half.
+      const bool half = init == c && shape.columns - column <= width - lanes / 2;
+      Panel(shape.rows, width / lanes, half, a, args);
     }
   }
 }

@@ -133,12 +133,17 @@ void ParallelFor(std::int64_t count, const std::function<void(std::int64_t)>& bo
 
 void ParallelRuns(int workers, std::int64_t count,
                   const std::function<void(int, std::int64_t, std::int64_t)>& body) {
-  constexpr std::int64_t kRunsPerWorker = 16;  // for even work
-  const std::int64_t run = std::max<std::int64_t>(1, count / (kRunsPerWorker * workers));
   std::atomic<std::int64_t> next{0};
+  // Half of what is left, shared evenly: long runs at first, single items at the end.
+  const auto end_of_run = [&](std::int64_t begin) {
+    return begin + std::max<std::int64_t>(1, (count - begin) / (2 * workers));
+  };
   ParallelFor(std::min<std::int64_t>(workers, count), [&](std::int64_t worker) {
-    for (std::int64_t i; (i = next.fetch_add(run, std::memory_order_relaxed)) < count;) {
-      body(static_cast<int>(worker), i, std::min(count, i + run));
+    for (std::int64_t begin = next.load(); begin < count;) {
+      const std::int64_t end = end_of_run(begin);
+      if (!next.compare_exchange_weak(begin, end)) continue;
+      body(static_cast<int>(worker), begin, end);
+      begin = next.load();
     }
   });
 }
