@@ -81,21 +81,22 @@ Support SupportsBackward(const ops::EvoAttentionBackwardArgs& args) {
 }
 
 template <typename Args>
-HopperShortParams MakeParams(const Args& args) {
+HopperShortParams MakeParams(const Args& args, int query_box) {
   HopperShortParams p;
   static_cast<AttentionProblem&>(p) = MakeAttentionProblem(args);
   p.items = static_cast<int>(p.batches * p.batch_rows) * p.heads;
-  p.query_tiles = static_cast<int>(QueryTiles(p.queries));
-  p.q_map = MakeTensorMap(args.q, kHopperShortDim);
-  p.k_map = MakeTensorMap(args.k, kHopperShortDim);
-  p.v_map = MakeTensorMap(args.v, kHopperShortDim);
+  p.q_map = MakeTensorMap(args.q, kHopperShortDim, query_box);
+  p.k_map = MakeTensorMap(args.k, kHopperShortDim, kHopperShortKeys);
+  p.v_map = MakeTensorMap(args.v, kHopperShortDim, kHopperShortKeys);
   return p;
 }
 
 void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
-  HopperShortParams p = MakeParams(args);
-  p.out_map = MakeTensorMap(args.out, kHopperShortDim);
+  HopperShortParams p = MakeParams(args, 2 * kHopperShortQueries);
+  p.parts = (p.queries + 2 * kHopperShortQueries - 1) / (2 * kHopperShortQueries);
+  p.items *= p.parts;
+  p.out_map = MakeTensorMap(args.out, kHopperShortDim, kHopperShortOutRows);
   auto* const queue = static_cast<cudaStream_t>(stream.handle);
   args.q.dtype == DType::kBFloat16 ? HopperShortKeysAttention<DType::kBFloat16>::Forward(p, queue)
                                    : HopperShortKeysAttention<DType::kFloat16>::Forward(p, queue);
@@ -103,11 +104,12 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream)
 
 void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
-  HopperShortParams p = MakeParams(args);
-  p.dout_map = MakeTensorMap(args.dout, kHopperShortDim);
-  if (args.dq.defined()) p.dq_map = MakeTensorMap(args.dq, kHopperShortDim);
-  if (args.dk.defined()) p.dk_map = MakeTensorMap(args.dk, kHopperShortDim);
-  if (args.dv.defined()) p.dv_map = MakeTensorMap(args.dv, kHopperShortDim);
+  HopperShortParams p = MakeParams(args, kHopperShortQueries);
+  p.query_tiles = static_cast<int>(QueryTiles(p.queries));
+  p.dout_map = MakeTensorMap(args.dout, kHopperShortDim, kHopperShortQueries);
+  if (p.dq.data != nullptr) p.dq_map = MakeTensorMap(args.dq, kHopperShortDim, kHopperShortQueries);
+  if (p.dk.data != nullptr) p.dk_map = MakeTensorMap(args.dk, kHopperShortDim, kHopperShortKeys);
+  if (p.dv.data != nullptr) p.dv_map = MakeTensorMap(args.dv, kHopperShortDim, kHopperShortKeys);
   auto* const queue = static_cast<cudaStream_t>(stream.handle);
   args.q.dtype == DType::kBFloat16 ? HopperShortKeysAttention<DType::kBFloat16>::Backward(p, queue)
                                    : HopperShortKeysAttention<DType::kFloat16>::Backward(p, queue);

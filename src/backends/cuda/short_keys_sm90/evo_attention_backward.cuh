@@ -46,6 +46,20 @@ __device__ __forceinline__ void MultiplyTransposed(float (&c)[2][kVectorValues],
   }
 }
 
+// Of these warps one lane each copies Q and dO, copies K and V and stores dK and dV, and stores dQ.
+inline constexpr int kQueriesWarp = 0, kKeysWarp = 1, kStoreWarp = 2;
+
+// A block's walk over the query tiles of its items.
+struct QueryStep : ItemWalk {
+  int tile = 0;
+  using ItemWalk::ItemWalk;
+  __device__ __forceinline__ void Advance(const HopperShortParams& p) {
+    if (++tile < p.query_tiles) return;
+    tile = 0;
+    ItemWalk::Advance(p);
+  }
+};
+
 template <typename T>
 __global__ __launch_bounds__(
     kHopperShortThreads,
@@ -73,6 +87,7 @@ __global__ __launch_bounds__(
     CopyTensor(to + kVectorTileBytes, p.dout_map, 0, token, at.head, at.row, at.batch, barrier);
   };
   const auto copy_keys = [&](const ItemPlace& at, int parity) {
+    BarrierExpect(keys_full + parity * 8, kKeysBytes);
     CopyKeys(p, at, shared + Layout::kKeys + parity * kKeysBytes, keys_full + parity * 8);
   };
   const auto write_terms = [&](std::uint32_t bits, int parity) {
@@ -83,10 +98,10 @@ __global__ __launch_bounds__(
   float next_lse[2];
   const auto read_lse = [&](const QueryStep& step) {
     const int query = step.tile * kHopperShortQueries + warp_row + lane / 4;
-    const float* from = p.lse + static_cast<std::int64_t>(step.item) * p.queries + query;
+    const float* from = step.Lse(p) + query;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const bool inside = step.item < p.items && query + half * 8 < p.queries;
+      const bool inside = step.Inside(p) && query + half * 8 < p.queries;
       next_lse[half] = inside ? from[half * 8] * kLog2E : kInfinity;
     }
   };
@@ -101,11 +116,11 @@ __global__ __launch_bounds__(
   __syncthreads();
   const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
   if (warp == kKeysWarp && ElectOne()) copy_keys(now.at, 0);
-  QueryStep next = now;       // whose Q and dO are copied
-  QueryStep next_item = now;  // whose K and V are copied
-  next_item.AdvanceItem(p);
+  QueryStep next = now;      // whose Q and dO are copied
+  ItemWalk next_item = now;  // whose K and V are copied
+  next_item.Advance(p);
   for (int stage = 0; stage < Layout::kStages - 1; ++stage, next.Advance(p)) {
-    if (warp == kQueriesWarp && next.item < p.items && ElectOne()) copy_queries(next, stage);
+    if (warp == kQueriesWarp && next.Inside(p) && ElectOne()) copy_queries(next, stage);
     __syncwarp();
   }
   RingPosition<Layout::kStages> ring;
@@ -116,9 +131,9 @@ __global__ __launch_bounds__(
   const std::uint32_t weights = shared + Layout::kWeights;
   const std::uint32_t weights_row = weights + (warp_row + lane % 16) * 128;
   float dk[2][kVectorValues], dv[2][kVectorValues];
-  while (now.item < p.items) {
+  while (now.Inside(p)) {
     if (now.tile == 0) {
-      if (next_item.item < p.items) mask_bits = ItemMaskBits<T>(p, next_item.at);
+      if (next_item.Inside(p)) mask_bits = ItemMaskBits<T>(p, next_item.at);
       BarrierWait(keys_full + parity * 8, keys_phase);
     }
     const float lse[2] = {next_lse[0], next_lse[1]};
@@ -148,12 +163,12 @@ __global__ __launch_bounds__(
     PinRegisters(dp);
     // All threads are past the step before; K and V are overwritten once dK and dV, which the same
     // thread stored from there, have left.
-    if (warp == kQueriesWarp && next.item < p.items && ElectOne()) {
+    if (warp == kQueriesWarp && next.Inside(p) && ElectOne()) {
       copy_queries(next, (ring.stage + Layout::kStages - 1) % Layout::kStages);
     }
     if (warp == kKeysWarp && ElectOne()) {
       StoreTensorWaitRead();
-      if (now.tile == 0 && next_item.item < p.items) copy_keys(next_item.at, parity ^ 1);
+      if (now.tile == 0 && next_item.Inside(p)) copy_keys(next_item.at, parity ^ 1);
     }
     if (warp == kStoreWarp && ElectOne()) StoreTensorWaitRead();
     __syncwarp();
@@ -227,22 +242,14 @@ __global__ __launch_bounds__(
       FenceAsyncProxy();
       __syncthreads();
       if (warp == kKeysWarp && ElectOne()) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int token = half * kHopperShortQueries;
-          const std::uint32_t from = keys + half * kVectorTileBytes;
-          if (p.dk.data != nullptr)
-            StoreTensor(p.dk_map, from, 0, token, at.head, at.row, at.batch);
-          if (p.dv.data != nullptr) {
-            StoreTensor(p.dv_map, from + 2 * kVectorTileBytes, 0, token, at.head, at.row, at.batch);
-          }
-        }
+        if (p.dk.data != nullptr) StoreTensor(p.dk_map, keys, 0, 0, at.head, at.row, at.batch);
+        if (p.dv.data != nullptr) StoreTensor(p.dv_map, values, 0, 0, at.head, at.row, at.batch);
         StoreTensorCommit();
       }
       __syncwarp();
       keys_phase ^= static_cast<std::uint32_t>(parity);
       parity ^= 1;
-      next_item.AdvanceItem(p);
+      next_item.Advance(p);
     }
     now = following;
   }

@@ -1,7 +1,6 @@
 // What forward and backward of the Hopper path for short keys share: a block is one warpgroup that
-// walks over heads of rows ("items"), 64 queries at a time. One thread of a warp each copies K and
-// V of the next item and Q of the next tiles, and stores: what these threads do, all others wait
-// for.
+// walks over heads of rows ("items"), 64 queries at a time. Single lanes copy what comes next and
+// store: what these do, all others wait for.
 #pragma once
 
 #include "backends/cuda/device/barrier.cuh"
@@ -12,10 +11,7 @@
 namespace megafold::cuda {
 
 inline constexpr int kHopperShortThreads = 128;
-// Of these warps one lane each copies Q (and dO), copies K and V (and stores dK and dV), and stores
-// O or dQ.
-inline constexpr int kQueriesWarp = 0, kKeysWarp = 1, kStoreWarp = 2;
-// A tile of vectors: one box, 64 rows of 64 bytes.
+// A tile of vectors: 64 rows of 64 bytes.
 inline constexpr int kVectorPitch = kHopperShortDim * 2;
 inline constexpr int kVectorTileBytes = kHopperShortQueries * kVectorPitch;
 inline constexpr int kKeysBytes = 2 * 2 * kVectorTileBytes;  // K, then V, of 128 keys
@@ -23,24 +19,32 @@ inline constexpr int kRowScores = kHopperShortQueries;       // that a thread ho
 inline constexpr int kVectorValues = kHopperShortDim / 2;    // that it holds of 64 x 32
 using VectorDescriptor = TileDescriptor<kVectorPitch>;
 
-// A block's walk over the query tiles of its items. Places are added up: divisions would take one
-// thread hundreds of cycles while all others wait for it.
-struct QueryStep {
-  int item, tile;
+// A block's walk over its items. Places are added up: divisions would take one thread hundreds of
+// cycles while all others wait for it.
+struct ItemWalk {
+  int item;
   ItemPlace at;
 
-  __device__ __forceinline__ explicit QueryStep(const HopperShortParams& p)
-      : item(static_cast<int>(blockIdx.x)), tile(0) {
-    const int row = item / p.heads;
+  __device__ __forceinline__ explicit ItemWalk(const HopperShortParams& p)
+      : item(static_cast<int>(blockIdx.x)) {
+    const int head = item / p.parts;
+    const int row = head / p.heads;
     const auto batch_rows = static_cast<int>(p.batch_rows);
-    at = {row / batch_rows, row % batch_rows, item % p.heads};
+    at = {row / batch_rows, row % batch_rows, head % p.heads, item % p.parts};
   }
-  __device__ __forceinline__ void AdvanceItem(const HopperShortParams& p) {
-    tile = 0;
+  __device__ __forceinline__ bool Inside(const HopperShortParams& p) const {
+    return item < p.items;
+  }
+  __device__ __forceinline__ void Advance(const HopperShortParams& p) {
     item += static_cast<int>(gridDim.x);
+    at.part += p.stride.part;
     at.head += p.stride.head;
     at.row += p.stride.row;
     at.batch += p.stride.batch;
+    if (at.part >= p.parts) {
+      at.part -= p.parts;
+      ++at.head;
+    }
     if (at.head >= p.heads) {
       at.head -= p.heads;
       ++at.row;
@@ -50,22 +54,18 @@ struct QueryStep {
       ++at.batch;
     }
   }
-  __device__ __forceinline__ void Advance(const HopperShortParams& p) {
-    if (++tile == p.query_tiles) AdvanceItem(p);
+  // The log-sum-exp of the item's head of a row.
+  __device__ __forceinline__ float* Lse(const HopperShortParams& p) const {
+    const std::int64_t row = at.batch * p.batch_rows + at.row;
+    return p.lse + (row * p.heads + at.head) * p.queries;
   }
 };
 
-// Copies of one item's K and V, by one thread.
+// Copies of an item's K and V, by one thread.
 __device__ __forceinline__ void CopyKeys(const HopperShortParams& p, const ItemPlace& at,
                                          std::uint32_t stage, std::uint32_t barrier) {
-  BarrierExpect(barrier, kKeysBytes);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int token = half * kHopperShortQueries;
-    const std::uint32_t to = stage + half * kVectorTileBytes;
-    CopyTensor(to, p.k_map, 0, token, at.head, at.row, at.batch, barrier);
-    CopyTensor(to + 2 * kVectorTileBytes, p.v_map, 0, token, at.head, at.row, at.batch, barrier);
-  }
+  CopyTensor(stage, p.k_map, 0, 0, at.head, at.row, at.batch, barrier);
+  CopyTensor(stage + kKeysBytes / 2, p.v_map, 0, 0, at.head, at.row, at.batch, barrier);
 }
 
 // The bits of the mask's term of this thread's key.
@@ -81,7 +81,7 @@ __device__ __forceinline__ std::uint32_t ItemMaskBits(const HopperShortParams& p
                        static_cast<int>(threadIdx.x));
 }
 
-// s = terms + A B^T for 64 queries and 128 keys; the products are queued.
+// s (+)= A B^T for 64 queries and 128 keys; the products are queued.
 template <typename T>
 __device__ __forceinline__ void MultiplyRows(float (&s)[kRowScores], std::uint32_t queries,
                                              std::uint32_t keys, bool accumulate) {
@@ -106,18 +106,22 @@ __device__ __forceinline__ void StartScores(float (&s)[kRowScores], const float*
   }
 }
 
+// The address of this lane's 16 bytes of a matrix of 16 rows, a warp's of a tile of vectors, and
+// columns from 8 chunk on.
+__device__ __forceinline__ std::uint32_t VectorAddress(std::uint32_t tile, int chunk) {
+  const int lane = LaneId();
+  const int row = static_cast<int>(threadIdx.x) / 32 * 16 + lane % 16;
+  return tile + row * kVectorPitch + ((chunk + lane / 16) ^ row / 2 % 4) * 16;
+}
+
 // Writes a thread's part of 64 vectors, times a factor for each of its two rows, to a tile.
 template <typename T>
 __device__ __forceinline__ void WriteVectors(std::uint32_t tile, const float (&c)[kVectorValues],
                                              float top, float bottom) {
-  const int lane = LaneId();
-  const int row = static_cast<int>(threadIdx.x) / 32 * 16 + lane % 16;
-  const int swizzle = row / 2 % 4;
 #pragma unroll
   for (int chunk = 0; chunk < kHopperShortDim / 8; chunk += 2) {
     const int at = 4 * chunk;
-    StoreMatrix(tile + row * kVectorPitch + ((chunk + lane / 16) ^ swizzle) * 16,
-                Pack(c[at] * top, c[at + 1] * top, T{}),
+    StoreMatrix(VectorAddress(tile, chunk), Pack(c[at] * top, c[at + 1] * top, T{}),
                 Pack(c[at + 2] * bottom, c[at + 3] * bottom, T{}),
                 Pack(c[at + 4] * top, c[at + 5] * top, T{}),
                 Pack(c[at + 6] * bottom, c[at + 7] * bottom, T{}));

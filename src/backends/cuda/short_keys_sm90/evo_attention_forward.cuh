@@ -1,6 +1,9 @@
 // Forward of EvoAttention on Hopper where a row has at most 128 keys and no bias: all scores of 64
-// queries are in registers at once, P goes from there into the product with V.
+// queries are in registers at once, P goes from there into the product with V. An item is 128
+// queries of a head of a row. Its warps meet once, when the copies of the next item begin.
 #pragma once
+
+#include <algorithm>
 
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/short_keys_sm90/evo_attention_common.cuh"
@@ -8,16 +11,41 @@
 namespace megafold::cuda {
 
 struct HopperShortForwardLayout {
-  static constexpr int kStages = 3;  // of Q
-  static constexpr int kKeys = kStages * kVectorTileBytes;
-  static constexpr int kOut = kKeys + 2 * kKeysBytes;  // O of this tile and of the one before
-  static constexpr int kTerms = kOut + 2 * kVectorTileBytes;
-  static constexpr int kOnes = kTerms + 2 * kHopperShortKeys * 4;
-  static constexpr int kBarriers = kOnes + 256;
-  static constexpr int kBytes = kBarriers + (kStages + 2) * 8 + 1024;  // alignment
-  static constexpr int kBlocks = 4;                                    // of a multiprocessor
+  static constexpr int kKeys = 2 * kVectorTileBytes;  // in a stage, after the queries
+  static constexpr int kStageBytes = kKeys + kKeysBytes;
+  // Terms of the keys of four items: they are written while the one before is worked on, and some
+  // warps may still read those of the one before that.
+  static constexpr int kTermStages = 4;
+  static constexpr int kTerms = 2 * kStageBytes;
+  static constexpr int kBarriers = kTerms + kTermStages * kHopperShortKeys * 4;
+  static constexpr int kBytes = kBarriers + 2 * 8 + 1024;  // alignment
+  static constexpr int kBlocks = 4;                        // of a multiprocessor
   static_assert(kBlocks * (kBytes + 1024) <= 228 * 1024);
 };
+
+// log2 and 1 / x of a sum of exponentials, of which the largest is 1: no denormal numbers.
+__device__ __forceinline__ float FastLog2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float FastInverse(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// What is subtracted from a query's scores in the exponent: their maximum, 0 where all are -inf.
+__device__ __forceinline__ float ShiftOf(const float (&s)[kRowScores], int half, float scale) {
+  float maximum = -kInfinity;
+#pragma unroll
+  for (int n = 0; n < kHopperShortKeys / 8; ++n) {
+    maximum = fmaxf(maximum, fmaxf(s[4 * n + 2 * half], s[4 * n + 2 * half + 1]));
+  }
+  maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 1));
+  maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 2));
+  return maximum == -kInfinity ? 0.0F : maximum * scale;
+}
 
 template <typename T>
 __global__ __launch_bounds__(
@@ -27,146 +55,128 @@ __global__ __launch_bounds__(
   using Layout = HopperShortForwardLayout;
   extern __shared__ unsigned char memory[];
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
-  unsigned char* const base = memory + (shared - SharedAddress(memory));
-  auto* const terms = reinterpret_cast<float*>(base + Layout::kTerms);
+  auto* const terms =
+      reinterpret_cast<float*>(memory + (shared - SharedAddress(memory)) + Layout::kTerms);
   const int thread = static_cast<int>(threadIdx.x);
+  const int lane = LaneId();
+  const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
   const std::uint32_t full = shared + Layout::kBarriers;
-  const std::uint32_t keys_full = full + Layout::kStages * 8;
   const float scale = p.scale * kLog2E;
   const float inverse_scale = 1.0F / p.scale;
 
-  const auto copy_queries = [&](const QueryStep& step, int stage) {
-    const ItemPlace& at = step.at;
-    BarrierExpect(full + stage * 8, kVectorTileBytes);
-    CopyTensor(shared + stage * kVectorTileBytes, p.q_map, 0, step.tile * kHopperShortQueries,
-               at.head, at.row, at.batch, full + stage * 8);
+  const auto copy = [&](const ItemPlace& at, int parity) {
+    const std::uint32_t to = shared + parity * Layout::kStageBytes;
+    const std::uint32_t barrier = full + parity * 8;
+    BarrierExpect(barrier, Layout::kStageBytes);
+    CopyTensor(to, p.q_map, 0, at.part * 2 * kHopperShortQueries, at.head, at.row, at.batch,
+               barrier);
+    CopyKeys(p, at, to + Layout::kKeys, barrier);
   };
-  const auto copy_keys = [&](const ItemPlace& at, int parity) {
-    CopyKeys(p, at, shared + Layout::kKeys + parity * kKeysBytes, keys_full + parity * 8);
-  };
-  const auto write_terms = [&](std::uint32_t bits, int parity) {
-    terms[parity * kHopperShortKeys + thread] = MaskStart<T>(p, bits, thread, inverse_scale);
+  const auto terms_of = [&](int index) {
+    return terms + index % Layout::kTermStages * kHopperShortKeys;
   };
 
   if (thread == 0) {
-    for (int i = 0; i < Layout::kStages + 2; ++i) BarrierInit(full + i * 8, 1);
+    BarrierInit(full, 1);
+    BarrierInit(full + 8, 1);
     BarrierInitFence();
   }
-  if (thread < 64) {  // two groups of eight rows of ones
-    reinterpret_cast<std::uint32_t*>(base + Layout::kOnes)[thread] = Pack(1.0F, 1.0F, T{});
-  }
-  FenceAsyncProxy();
-  QueryStep now(p);
-  write_terms(ItemMaskBits<T>(p, now.at), 0);
+  ItemWalk now(p);
+  terms_of(0)[thread] = MaskStart<T>(p, ItemMaskBits<T>(p, now.at), thread, inverse_scale);
   __syncthreads();
-  const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
-  if (warp == kKeysWarp && ElectOne()) copy_keys(now.at, 0);
-  QueryStep next = now;       // whose Q is copied
-  QueryStep next_item = now;  // whose K and V are copied
-  next_item.AdvanceItem(p);
-  for (int stage = 0; stage < Layout::kStages - 1; ++stage, next.Advance(p)) {
-    if (warp == kQueriesWarp && next.item < p.items && ElectOne()) copy_queries(next, stage);
-    __syncwarp();
-  }
-  RingPosition<Layout::kStages> ring;
-  int next_stage = Layout::kStages - 1;
-  int parity = 0;  // of the item
-  std::uint32_t keys_phase = 0;
-  int staging = 0;
-  std::uint32_t mask_bits = 0;
-  const std::uint64_t ones = HalvesDescriptor(shared + Layout::kOnes, shared + Layout::kOnes + 128);
-  for (; now.item < p.items; now.Advance(p)) {
-    if (now.tile == 0) {
-      if (next_item.item < p.items) mask_bits = ItemMaskBits<T>(p, next_item.at);
-      BarrierWait(keys_full + parity * 8, keys_phase);
-    }
-    const std::uint32_t keys = shared + Layout::kKeys + parity * kKeysBytes;
-    float s[kRowScores];
-    StartScores(s, terms + parity * kHopperShortKeys);
-    BarrierWait(full + ring.stage * 8, ring.FullParity());
-    WgmmaFence();
-    MultiplyRows<T>(s, shared + ring.stage * kVectorTileBytes, keys, true);
-    WgmmaCommit();
-    WgmmaWait<0>();
-    PinRegisters(s);
-    ring.Advance();
-    if (warp == kQueriesWarp && next.item < p.items && ElectOne()) copy_queries(next, next_stage);
-    if (warp == kKeysWarp && now.tile == 0 && next_item.item < p.items && ElectOne()) {
-      copy_keys(next_item.at, parity ^ 1);
-    }
-    if (warp == kStoreWarp && ElectOne()) StoreTensorWaitRead();
-    __syncwarp();
-    next.Advance(p);
-    next_stage = next_stage + 1 == Layout::kStages ? 0 : next_stage + 1;
-
-    float shift[2];
+  if (warp == 0 && ElectOne()) copy(now.at, 0);
+  __syncwarp();
+  ItemWalk next = now;
+  next.Advance(p);
+  for (int index = 0; now.Inside(p); ++index, now = next, next.Advance(p)) {
+    const int parity = index % 2;
+    const std::uint32_t stage = shared + parity * Layout::kStageBytes;
+    const std::uint32_t keys = stage + Layout::kKeys;
+    const std::uint32_t mask_bits = next.Inside(p) ? ItemMaskBits<T>(p, next.at) : 0;
+    const int first = now.at.part * 2 * kHopperShortQueries;
+    float* const lse = now.Lse(p) + first;
+    const int queries = p.queries - first;  // of the item, or more
+    const float* const my_terms = terms_of(index);
+    BarrierWait(full + parity * 8, index / 2 % 2);
+#pragma unroll 1
+    for (int start = 0; start < std::min(queries, 2 * kHopperShortQueries);
+         start += kHopperShortQueries) {
+      const std::uint32_t tile = stage + start * kVectorPitch;
+      std::uint32_t q[kHopperShortDim / 16][4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float maximum = -kInfinity;
+      for (int k = 0; k < kHopperShortDim / 16; ++k) LoadMatrix(q[k], VectorAddress(tile, 2 * k));
+      float s[kRowScores];
+      StartScores(s, my_terms);
+      const std::uint32_t right = VectorDescriptor::Low(keys);
+      WgmmaFence();
 #pragma unroll
-      for (int n = 0; n < kHopperShortKeys / 8; ++n) {
-        maximum = fmaxf(maximum, fmaxf(s[4 * n + 2 * half], s[4 * n + 2 * half + 1]));
+      for (int k = 0; k < kHopperShortDim / 16; ++k) {
+        Wgmma<T, kHopperShortKeys>::template Run<Order::kKMajor>(
+            s, q[k], VectorDescriptor::FromLow(right + k * VectorDescriptor::kStepKMajor), true);
       }
-      maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 1));
-      maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 2));
-      shift[half] = maximum == -kInfinity ? 0.0F : maximum * scale;
-    }
-    float sum[4] = {};
-    std::uint32_t weights[kHopperShortKeys / 16][4];
+      WgmmaCommit();
+      WgmmaWait<0>();
+      PinRegisters(s);
+      const float shift[2] = {ShiftOf(s, 0, scale), ShiftOf(s, 1, scale)};
+      float sum[4] = {};
+      std::uint32_t weights[kHopperShortKeys / 16][4];
 #pragma unroll
-    for (int k = 0; k < kHopperShortKeys / 16; ++k) {
+      for (int k = 0; k < kHopperShortKeys / 16; ++k) {
 #pragma unroll
-      for (int i = 8 * k; i < 8 * k + 8; ++i) {
-        s[i] = Exp2(fmaf(s[i], scale, -shift[i / 2 % 2]));
-        sum[i % 4] += s[i];
+        for (int i = 8 * k; i < 8 * k + 8; ++i) {
+          s[i] = Exp2(fmaf(s[i], scale, -shift[i / 2 % 2]));
+          sum[i % 4] += s[i];
+        }
+        ScoresAsA<T>(weights[k], s, k);
       }
-      ScoresAsA<T>(weights[k], s, k);
-    }
-    // O, and the sum of p as it was rounded for that: a query that sees one key gets exactly its V.
-    float out[kVectorValues], rounded[4];
-    const std::uint32_t values = VectorDescriptor::Low(keys + 2 * kVectorTileBytes);
-    WgmmaFence();
-#pragma unroll
-    for (int k = 0; k < kHopperShortKeys / 16; ++k) {
-      Wgmma<T, kHopperShortDim>::template Run<Order::kMnMajor>(
-          out, weights[k], VectorDescriptor::FromLow(values + k * VectorDescriptor::kStepMnMajor),
-          k > 0);
-      Wgmma<T, 8>::template Run<Order::kKMajor>(rounded, weights[k], ones, k > 0);
-    }
-    WgmmaCommit();
-    const int query = now.tile * kHopperShortQueries + thread / 32 * 16 + LaneId() / 4;
-    const float sums[2] = {SumOfRow(sum[0] + sum[1]), SumOfRow(sum[2] + sum[3])};
-    WgmmaWait<0>();
-    PinRegisters(out);
-    PinRegisters(rounded);
-    const std::uint32_t to = shared + Layout::kOut + staging * kVectorTileBytes;
-    WriteVectors<T>(to, out, InverseOf(rounded[0]), InverseOf(rounded[2]));
-    FenceAsyncProxy();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      constexpr float kLn2 = 0.693147180559945309F;
-      if (LaneId() % 4 == 0 && query + half * 8 < p.queries) {
-        p.lse[static_cast<std::int64_t>(now.item) * p.queries + query + half * 8] =
-            sums[half] > 0.0F ? (shift[half] + __log2f(sums[half])) * kLn2 : kInfinity;
+      if (start == 0) {
+        // The other stage is filled again when all warps are past it and their O has left it.
+        if (ElectOne()) StoreTensorWaitRead();
+        terms_of(index + 1)[thread] = MaskStart<T>(p, mask_bits, thread, inverse_scale);
+        __syncthreads();
+        if (warp == 0 && next.Inside(p) && ElectOne()) copy(next.at, parity ^ 1);
+        __syncwarp();
       }
-    }
-    const bool last = now.tile + 1 == p.query_tiles;
-    if (last) write_terms(mask_bits, parity ^ 1);
-    __syncthreads();
-    if (warp == kStoreWarp && ElectOne()) {
-      const ItemPlace& at = now.at;
-      StoreTensor(p.out_map, to, 0, now.tile * kHopperShortQueries, at.head, at.row, at.batch);
-      StoreTensorCommit();
-    }
-    __syncwarp();
-    staging ^= 1;
-    if (last) {
-      keys_phase ^= static_cast<std::uint32_t>(parity);
-      parity ^= 1;
-      next_item.AdvanceItem(p);
+      float out[kVectorValues];
+      const std::uint32_t values = VectorDescriptor::Low(keys + kKeysBytes / 2);
+      WgmmaFence();
+#pragma unroll
+      for (int k = 0; k < kHopperShortKeys / 16; ++k) {
+        Wgmma<T, kHopperShortDim>::template Run<Order::kMnMajor>(
+            out, weights[k], VectorDescriptor::FromLow(values + k * VectorDescriptor::kStepMnMajor),
+            k > 0);
+      }
+      WgmmaCommit();
+      const int query = start + warp * kHopperShortOutRows;
+      float inverse[2], log_sum[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        constexpr float kLn2 = 0.693147180559945309F;
+        const float total = SumOfRow(sum[2 * half] + sum[2 * half + 1]);
+        const bool seen = total > 0.0F;
+        inverse[half] = seen ? FastInverse(total) : 0.0F;
+        log_sum[half] = seen ? (shift[half] + FastLog2(total)) * kLn2 : kInfinity;
+      }
+      WgmmaWait<0>();
+      PinRegisters(out);
+      // O takes the place of Q, of which a warp reads its own rows alone.
+      WriteVectors<T>(tile, out, inverse[0], inverse[1]);
+      FenceAsyncProxy();
+      __syncwarp();
+      if (query < queries && ElectOne()) {
+        StoreTensor(p.out_map, tile + warp * kHopperShortOutRows * kVectorPitch, 0, first + query,
+                    now.at.head, now.at.row, now.at.batch);
+        StoreTensorCommit();
+      }
+      __syncwarp();
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // after the fence, which would wait for it
+        const int mine = query + half * 8 + lane / 4;
+        if (lane % 4 == 0 && mine < queries) lse[mine] = log_sum[half];
+      }
     }
   }
-  if (warp == kStoreWarp && ElectOne()) StoreTensorWaitRead();
+  if (ElectOne()) StoreTensorWaitRead();
 }
 
 }  // namespace megafold::cuda

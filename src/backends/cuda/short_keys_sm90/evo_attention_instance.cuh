@@ -20,7 +20,9 @@ void LaunchHopperShort(const char* name, void (*kernel)(HopperShortParams), Hopp
             "cudaDeviceGetAttribute");
   const int blocks = std::min(p.items, multiprocessors * Layout::kBlocks);
   const auto batch_rows = static_cast<int>(p.batch_rows);
-  p.stride = {blocks / p.heads / batch_rows, blocks / p.heads % batch_rows, blocks % p.heads};
+  const int heads = blocks / p.parts;
+  const int rows = heads / p.heads;
+  p.stride = {rows / batch_rows, rows % batch_rows, heads % p.heads, blocks % p.parts};
   LaunchKernel(name, kernel, blocks, kHopperShortThreads, Layout::kBytes, stream, p);
 }
 

@@ -12,20 +12,24 @@ namespace megafold::cuda {
 inline constexpr int kHopperShortDim = 32;      // D is padded to that
 inline constexpr int kHopperShortKeys = 128;    // keys of a row that a block holds
 inline constexpr int kHopperShortQueries = 64;  // queries that it works on at a time
+inline constexpr int kHopperShortOutRows = 16;  // of O that a warp stores at a time
 
-// Where a head of a row ("item") lies, and how far two lie apart.
+// Where an item lies, the work on a head of a row: all queries, or in the forward 128 of them. Also
+// how far two items lie apart.
 struct ItemPlace {
-  int batch = 0, row = 0, head = 0;
+  int batch = 0, row = 0, head = 0, part = 0;
 };
 
 struct HopperShortParams : AttentionProblem {
-  // Over (D, token, head, row, batch), boxes of (32, 64, 1, 1, 1): rows of 64 bytes, swizzled over
-  // their length, zeros past D and past the last token.
+  // Over (D, token, head, row, batch): rows of 64 bytes, swizzled over their length, zeros past D
+  // and past the last token. Boxes of 128 tokens, but for out 16, and 64 for Q, dO and dQ of the
+  // backward.
   CUtensorMap q_map{}, k_map{}, v_map{}, out_map{}, dout_map{};
   CUtensorMap dq_map{}, dk_map{}, dv_map{};  // of what is wanted
-  int items = 0;                             // heads of rows: B S H
-  int query_tiles = 0;
-  ItemPlace stride;  // from an item of a block to its next
+  int items = 0;
+  int parts = 1;        // items of a head of a row
+  int query_tiles = 0;  // backward: of 64, of an item
+  ItemPlace stride;     // from an item of a block to its next
 };
 
 // The kernels of one storage type. Each queues on `stream` and throws kDevice when the launch

@@ -49,7 +49,7 @@ const char* TensorMapRefusal(const TensorView& view) {
   return nullptr;
 }
 
-CUtensorMap MakeTensorMap(const TensorView& view, int box_dim) {
+CUtensorMap MakeTensorMap(const TensorView& view, int box_dim, int box_tokens) {
   const std::size_t bytes = SizeOf(view.dtype);
   // From the fastest to the slowest: D, token, head, row, batch.
   constexpr std::array<int, 5> kOrder = {4, 2, 3, 1, 0};
@@ -63,7 +63,8 @@ CUtensorMap MakeTensorMap(const TensorView& view, int box_dim) {
     strides[i - 1] = view.size(dim) > 1 ? static_cast<cuuint64_t>(view.stride(dim)) * bytes
                                         : cuuint64_t{kAlignment};
   }
-  const std::array<cuuint32_t, 5> box = {static_cast<cuuint32_t>(box_dim), 64, 1, 1, 1};
+  const std::array<cuuint32_t, 5> box = {static_cast<cuuint32_t>(box_dim),
+                                         static_cast<cuuint32_t>(box_tokens), 1, 1, 1};
   const std::array<cuuint32_t, 5> steps = {1, 1, 1, 1, 1};
   CUtensorMap map;
   const CUresult result = FindEncode()(
