@@ -9,6 +9,7 @@
 #include "backends/cpu/partial_sum.h"
 #include "backends/cpu/rows.h"
 #include "backends/cpu/scratch.h"
+#include "backends/cpu/transition_few_rows.h"
 #include "backends/cpu/weights.h"
 
 namespace megafold::cpu {
@@ -162,6 +163,7 @@ struct BackwardScratch {
 };
 
 std::size_t BackwardWorkspace(const BackwardArgs& args) {
+  if (HasFewRows(args)) return TransitionFewRowsWorkspace(args);
   Arena arena(nullptr);
   const Dims dims = DimsOf(args);
   BackwardScratch(args, dims, SlabsOf(dims).count, arena);
@@ -222,6 +224,10 @@ void BackwardSlab(const BackwardArgs& args, const Dims& dims, const BackwardScra
 }
 
 void Backward(const BackwardArgs& args, Workspace workspace, Stream) {
+  if (HasFewRows(args)) {
+    TransitionFewRowsBackward(args, workspace);
+    return;
+  }
   Arena arena(workspace.data);
   const Dims dims = DimsOf(args);
   const Slabs slabs = SlabsOf(dims);
