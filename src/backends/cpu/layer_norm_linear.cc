@@ -35,7 +35,7 @@ Slabs SlabsOf(const Args& args) {
 
 struct ForwardScratch {
   struct Slab {
-    Block u, y;
+    Block x, u, y;
   };
   float *gamma, *beta, *bias, *packed;
   FloatRows weight;
@@ -49,7 +49,9 @@ struct ForwardScratch {
         weight(args.weight, arena),
         slabs(static_cast<std::size_t>(count)) {
     for (Slab& slab : slabs) {
-      slab = {arena.NewBlock(dims.block, dims.features), arena.NewBlock(dims.block, dims.outputs)};
+      slab = {RoomFor(args.x, dims.block, dims.features, arena),
+              arena.NewBlock(dims.block, dims.features),
+              RoomFor(args.y, dims.block, dims.outputs, arena)};
     }
   }
 };
@@ -74,13 +76,13 @@ void Forward(const ForwardArgs& args, Workspace workspace, Stream) {
     for (Int row = slabs.Begin(s); row < slabs.End(s); row += dims.block) {
       const Int rows = std::min(dims.block, slabs.End(s) - row);
       const Block u = First(slab.u, rows);
-      const Block y = First(slab.y, rows);
-      LoadRows(RowsOf(args.x, row), u);
-      LayerNormRows(u, {scratch.gamma, scratch.beta, args.eps}, args.mean.ptr<float>() + row,
+      const Block y = PartOf(args.y, row, 0, First(slab.y, rows));
+      LayerNormRows(LoadPart(args.x, row, 0, First(slab.x, rows)),
+                    {scratch.gamma, scratch.beta, args.eps}, args.mean.ptr<float>() + row,
                     args.rstd.ptr<float>() + row, u);
       Gemm({rows, dims.outputs, dims.features}, RowMajor(u.data, u.stride),
            Packed(scratch.packed, dims.features), scratch.bias, 0, y.data, y.stride);
-      StoreRows(y, RowsOf(args.y, row));
+      StorePart(args.y, row, 0, First(slab.y, rows));
     }
   });
 }
@@ -109,8 +111,11 @@ struct BackwardScratch {
         dweight(arena, count, dims.outputs, dims.features, args.dweight.defined()),
         dbias(arena, count, 1, dims.outputs, args.dlinear_bias.defined()) {
     for (Slab& slab : slabs) {
-      slab = {arena.NewBlock(dims.block, dims.features), arena.NewBlock(dims.block, dims.features),
-              arena.NewBlock(dims.block, dims.outputs), arena.NewBlock(dims.block, dims.features)};
+      slab = {RoomFor(args.x, dims.block, dims.features, arena),
+              arena.NewBlock(dims.block, dims.features),
+              RoomForFactor(args.dy, dims.block, dims.outputs, arena),
+              LiesReady(args.dx) ? RoomFor(args.dx, dims.block, dims.features, arena)
+                                 : arena.NewBlock(dims.block, dims.features)};
     }
   }
 };
@@ -130,14 +135,12 @@ void BackwardSlab(const BackwardArgs& args, const Dims& dims, const BackwardScra
   }
   for (Int row = begin; row < end; row += dims.block) {
     const Int rows = std::min(dims.block, end - row);
-    const Block x = First(blocks.x, rows);
+    const Block x = LoadPart(args.x, row, 0, First(blocks.x, rows));
     const Block u = First(blocks.u, rows);
-    const Block dy = First(blocks.dy, rows);
-    const Block du = First(blocks.du, rows);
+    const Block dy = LoadPart(args.dy, row, 0, First(blocks.dy, rows));
+    const Block du = PartOf(args.dx, row, 0, First(blocks.du, rows));
     const float* mean = args.mean.ptr<float>() + row;
     const float* rstd = args.rstd.ptr<float>() + row;
-    LoadRows(RowsOf(args.x, row), x);
-    LoadRows(RowsOf(args.dy, row), dy);
     if (scratch.dweight.wanted()) {
       NormaliseRows(x, {scratch.gamma, scratch.beta, 0}, mean, rstd, u);
       scratch.dweight.AddProduct(slab, dy, u);
@@ -148,7 +151,7 @@ void BackwardSlab(const BackwardArgs& args, const Dims& dims, const BackwardScra
          Packed(scratch.packed, dims.outputs), nullptr, 0, du.data, du.stride);
     LayerNormBackwardRows(du, x, scratch.gamma, mean, rstd, scratch.dgamma.Of(slab).data,
                           scratch.dbeta.Of(slab).data);
-    if (args.dx.defined()) StoreRows(du, RowsOf(args.dx, row));
+    if (args.dx.defined()) StorePart(args.dx, row, 0, First(blocks.du, rows));
   }
 }
 

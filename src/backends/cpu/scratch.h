@@ -51,6 +51,49 @@ inline Block Columns(Block block, std::int64_t first, std::int64_t columns) {
   return block;
 }
 
+// Whether the rows of a matrix can be used as they lie, without a copy: float32, whole vectors.
+inline bool LiesReady(const TensorView& matrix) {
+  return matrix.defined() && matrix.dtype == DType::kFloat32 &&
+         matrix.size(1) % kColumnPadding == 0 && matrix.stride(0) >= matrix.size(1);
+}
+
+// Room for a part of a matrix: none where it is used as it lies, or where there is no matrix.
+inline Block RoomFor(const TensorView& matrix, std::int64_t rows, std::int64_t columns,
+                     Arena& arena) {
+  if (!matrix.defined() || LiesReady(matrix)) return {nullptr, rows, columns, 0};
+  return arena.NewBlock(rows, columns);
+}
+
+// The same for a left side of a sum over rows (PartialSum), which is read down its columns: rows
+// far apart by a power of two would share a few cache sets and are copied.
+inline Block RoomForFactor(const TensorView& matrix, std::int64_t rows, std::int64_t columns,
+                           Arena& arena) {
+  constexpr std::int64_t kFar = 256;
+  if (matrix.stride(0) % kFar == 0) return arena.NewBlock(rows, columns);
+  return RoomFor(matrix, rows, columns, arena);
+}
+
+inline StoredRows StoredFrom(const TensorView& matrix, std::int64_t row, std::int64_t column) {
+  StoredRows rows = RowsOf(matrix, row);
+  rows.data = static_cast<unsigned char*>(rows.data) +
+              column * static_cast<std::int64_t>(SizeOf(matrix.dtype));
+  return rows;
+}
+
+// The part of a matrix from (row, column) on, of the room's size, as it lies or in the room.
+inline Block PartOf(const TensorView& matrix, std::int64_t row, std::int64_t column, Block room) {
+  if (room.data != nullptr) return room;
+  const StoredRows rows = StoredFrom(matrix, row, column);
+  return {static_cast<float*>(rows.data), room.rows, room.columns, rows.stride};
+}
+inline Block LoadPart(const TensorView& matrix, std::int64_t row, std::int64_t column, Block room) {
+  if (room.data != nullptr) LoadRows(StoredFrom(matrix, row, column), room);
+  return PartOf(matrix, row, column, room);
+}
+inline void StorePart(const TensorView& matrix, std::int64_t row, std::int64_t column, Block room) {
+  if (room.data != nullptr) StoreRows(room, StoredFrom(matrix, row, column));
+}
+
 // Slabs of rows begin at multiples of this: the smallest block, so that few rows are still shared
 // out evenly.
 inline constexpr std::int64_t kSlabStep = 48;

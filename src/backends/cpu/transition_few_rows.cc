@@ -19,34 +19,6 @@ using Int = std::int64_t;
 constexpr Int kChunk = kPackedColumnStep;  // hidden features at a time
 constexpr Int kBlock = 96;                 // rows at a time
 
-// Where a float32 matrix lies in whole vectors it is used as it is: its room is empty.
-Block RoomFor(const TensorView& matrix, Int rows, Int columns, Arena& arena) {
-  const bool in_place = !matrix.defined() ||
-                        (matrix.dtype == DType::kFloat32 && matrix.size(1) % kColumnPadding == 0);
-  return in_place ? Block{nullptr, rows, columns, 0} : arena.NewBlock(rows, columns);
-}
-
-StoredRows StoredFrom(const TensorView& matrix, Int row, Int column) {
-  StoredRows rows = RowsOf(matrix, row);
-  rows.data =
-      static_cast<unsigned char*>(rows.data) + column * static_cast<Int>(SizeOf(matrix.dtype));
-  return rows;
-}
-
-// The part of a matrix from (row, column) on, of the room's size, as it lies or in the room.
-Block PartOf(const TensorView& matrix, Int row, Int column, Block room) {
-  if (room.data != nullptr) return room;
-  const StoredRows rows = StoredFrom(matrix, row, column);
-  return {static_cast<float*>(rows.data), room.rows, room.columns, rows.stride};
-}
-Block LoadPart(const TensorView& matrix, Int row, Int column, Block room) {
-  if (room.data != nullptr) LoadRows(StoredFrom(matrix, row, column), room);
-  return PartOf(matrix, row, column, room);
-}
-void StorePart(const TensorView& matrix, Int row, Int column, Block room) {
-  if (room.data != nullptr) StoreRows(room, StoredFrom(matrix, row, column));
-}
-
 struct Plan {
   Int rows, features, hidden;
   Slabs workers;     // of hidden features
