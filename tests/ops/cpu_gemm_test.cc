@@ -77,7 +77,8 @@ TEST(CpuGemm, MatchesPlainLoops) {
   test::ForEachTarget([] {
     std::mt19937 random(1);
     const GemmShape shapes[] = {{1, 1, 1},    {6, 16, 8},   {7, 17, 5},    {23, 33, 24},
-                                {13, 64, 70}, {5, 130, 16}, {97, 48, 300}, {11, 80, 520}};
+                                {13, 64, 70}, {5, 130, 16}, {97, 48, 300}, {11, 80, 520},
+                                {13, 24, 40}, {20, 85, 290}};
     for (const GemmShape& shape : shapes) {
       for (int bits = 0; bits < 8; ++bits) {
         CheckProduct(shape, {(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0}, random);

@@ -56,6 +56,22 @@ TEST_P(ParallelTest, EveryIndexOnce) {
   EXPECT_EQ(runs > 0, GetParam() != nullptr);
 }
 
+TEST_P(ParallelTest, RunsOfItemsAreAllItemsOnce) {
+  for (const int workers : {1, 3, 4}) {
+    for (const int count : {0, 1, 3, 16, 101}) {
+      std::vector<std::atomic<int>> seen(static_cast<std::size_t>(count));
+      std::vector<std::atomic<int>> busy(static_cast<std::size_t>(workers));
+      ParallelRuns(workers, count, [&](int worker, std::int64_t begin, std::int64_t end) {
+        EXPECT_EQ(busy.at(static_cast<std::size_t>(worker))++, 0);
+        EXPECT_LT(begin, end);
+        for (std::int64_t i = begin; i < end; ++i) ++seen.at(static_cast<std::size_t>(i));
+        --busy.at(static_cast<std::size_t>(worker));
+      });
+      for (const auto& times : seen) EXPECT_EQ(times, 1);
+    }
+  }
+}
+
 TEST_P(ParallelTest, NestedCallsRunWhereTheyAre) {
   std::atomic<int> sum{0};
   ParallelFor(8, [&](std::int64_t i) {

@@ -6,6 +6,10 @@ plain PyTorch composition in the same type (plus 1e-5), and the relative error o
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import megafold
 import pytest
 import torch
 from operators import LARGER, TINY, TRIANGLE, Case, Operands
@@ -17,6 +21,8 @@ SIGNATURES = {
     "triangle_multiplication": ("x", "mask", *TRIANGLE),
     "evo_attention": ("q", "k", "v", "mask", "bias"),
 }
+_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGES = _SWITCH.read_text() if _SWITCH.exists() else ""  # such as "always [madvise] never"
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
@@ -199,6 +205,40 @@ def test_no_gradient_mode_and_noncontiguous_operands(case: Case) -> None:
         out = case.run(strided)
     assert not out.requires_grad
     torch.testing.assert_close(out, case.run(o).detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rows", [40, 200], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("op", ["layer_norm_linear", "transition"])
+def test_repeated_rows(op: str, rows: int) -> None:
+    """Operands and cotangents whose rows are one row in memory, of a width that is used where it lies."""
+    case = next(case for case in LARGER if case.op == op)
+    generator = torch.Generator().manual_seed(0)
+    weights = {"weight": (48, 32)} if op == "layer_norm_linear" else {"g1": (64, 32), "g2": (64, 32), "w2": (32, 64)}
+
+    def repeated(count: int, width: int) -> Tensor:
+        return torch.randn(1, width, generator=generator).expand(count, width).requires_grad_()
+
+    o = {"x": repeated(rows, 32), "gamma": torch.randn(32, generator=generator).requires_grad_(), "beta": None}
+    o |= {name: repeated(*shape) for name, shape in weights.items()}
+    cotangent = repeated(rows, 48 if op == "layer_norm_linear" else 32).detach()
+    inputs = [v for v in o.values() if v is not None]
+    ours, plain = (torch.autograd.grad(run(o), inputs, cotangent) for run in (case.run, case.eager))
+    for got, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not HUGE_PAGES or "[never]" in HUGE_PAGES, reason="this kernel has no transparent huge pages")
+def test_large_results_ask_for_huge_pages() -> None:
+    out = megafold.layer_norm_linear(torch.randn(2**16, 16), None, None, torch.randn(256, 16))
+    address = out.data_ptr() + out.nbytes // 2
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(match[1], 16) <= address < int(match[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            assert "hg" in line.split()
+            return
+    raise AssertionError(f"{address:#x} is in no mapping")
 
 
 def test_transposed_leading_dimensions() -> None:
