@@ -121,6 +121,15 @@ def test_rows_of_a_forward_item(shim, rows: int) -> None:
                              (False,) * 4, 0.0))
 
 
+@pytest.mark.parametrize(("rows", "heads", "dim"), [(128, 8, 32), (96, 4, 32), (40, 3, 48)])
+def test_items_whose_shifts_change(shim, rows: int, heads: int, dim: int) -> None:
+    """Many work items a block, and scores so far apart that hundreds of them fit a query's shift again."""
+    case = Case(38_000 + dim, torch.bfloat16, 1, rows, 384, 384, heads, dim, "bool", "float", False, "plain", (False,) * 4, 0.5)
+    problem = make_problem(case)
+    check(shim, HOPPER, case, problem)
+    assert_same_bits(lambda problem: run(shim, HOPPER, case, problem), problem, times=8)
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 @pytest.mark.parametrize(("keys", "dim"), [(260, 64), (448, 64), (300, 40), (390, 40), (700, 48), (400, 32), (1000, 32), (1100, 56)])
 def test_sums_over_a_cluster(shim, dtype: torch.dtype, keys: int, dim: int) -> None:

@@ -169,7 +169,6 @@ struct BackwardPlan {
   HopperAttentionParams params;
   float* bias_by_queries = nullptr;
   float* bias_by_keys = nullptr;
-  float* mask = nullptr;
   void* mask_columns = nullptr;
   std::uint16_t* statistics = nullptr;
   float* parts = nullptr;  // where dBias has more than one
@@ -194,13 +193,11 @@ BackwardPlan::BackwardPlan(const ops::EvoAttentionBackwardArgs& args, void* memo
   const int consumers = kQueriesConsumers * p.key_blocks;
   p.consumer_tiles = (p.key_tiles + consumers - 1) / consumers;
   p.scale_log2 = args.scale * kLog2E;
-  p.mask_unit = 1 / p.scale_log2;
 
   Workspaces space(memory);
   if (WantsQueries(args)) bias_by_queries = space.Take(PackedBiasBytes(p));
   if (WantsKeys(args)) bias_by_keys = space.Take(PackedBiasBytes(p));
-  if (WantsKeys(args)) mask = space.Take(PackedMaskBytes(p));
-  if (WantsQueries(args)) mask_columns = space.Take(PackedMaskColumnsBytes(p));
+  mask_columns = space.Take(PackedMaskColumnsBytes(p));
   statistics = space.Take<std::uint16_t>(PackedStatisticsBytes(p));
   if (args.dbias.defined()) {
     p.row_chunks = RowChunks(p, p.key_blocks, SizeOf(args.q.dtype));
@@ -238,12 +235,12 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   if (args.dq.defined()) p.dq_map = MakeTensorMap(args.dq, box);
   if (args.dk.defined()) p.dk_map = MakeTensorMap(args.dk, box);
   if (args.dv.defined()) p.dv_map = MakeTensorMap(args.dv, box);
+  // The shortest first: each may begin once all blocks of the one before have begun.
+  p.mask_columns = PackMaskColumns(p, type, plan.mask_columns, chain);
   // dQ and dBias start products from the bias, in the units of <q, k>.
   PackBias(p, type, 1 / args.scale, plan.bias_by_queries, kLog2E, plan.bias_by_keys, chain);
   p.bias_by_queries = plan.bias_by_queries;
   p.bias_by_keys = plan.bias_by_keys;
-  if (WantsKeys(args)) p.packed_mask = PackMask(p, type, kLog2E, plan.mask, chain);
-  if (WantsQueries(args)) p.mask_columns = PackMaskColumns(p, type, plan.mask_columns, chain);
   PackStatistics(p, type, plan.statistics, chain);
   p.statistics = plan.statistics;
   if (WantsKeys(args)) instance.keys(p, chain);
@@ -287,11 +284,12 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stre
   p.q_map = MakeTensorMap(args.q, box);
   p.k_map = MakeTensorMap(args.k, box);
   p.v_map = MakeTensorMap(args.v, box);
+  p.out_map = MakeTensorMap(args.out, box);
   Workspaces space(workspace.data);
   float* const bias = space.Take(PackedBiasBytes(p));
+  p.mask_columns = PackMaskColumns(p, type, space.Take(PackedMaskColumnsBytes(p)), chain);
   PackBias(p, type, kLog2E, bias, 0, nullptr, chain);
   p.bias_by_queries = bias;
-  p.mask_columns = PackMaskColumns(p, type, space.Take(PackedMaskColumnsBytes(p)), chain);
   instance.forward(p, chain);
 }
 

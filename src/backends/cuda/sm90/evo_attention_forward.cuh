@@ -126,19 +126,22 @@ __device__ __forceinline__ void Exponentials(std::uint32_t (&p)[kScores / 2], fl
   }
 }
 
-// `out` and `lse` are those of the thread's first query; the second is eight tokens further.
-template <typename T, int kDim>
-__device__ __forceinline__ void StoreForwardRow(T* out, std::int64_t token, float* lse,
-                                                ForwardRow<kDim>& row, int queries, int dim) {
+// Divides a row by its sums, and stores the log-sum-exp of the thread's two queries; `lse` is that
+// of the first of them, `queries` counts from there to the last.
+template <int kDim>
+__device__ __forceinline__ void FinishForwardRow(ForwardRow<kDim>& row, float* lse, int queries) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float sum = row.sum[half];
     sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
     sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
-    const bool inside = half * 8 < queries;
-    StoreQuery<T, kDim>(out + half * 8 * token, row.out, half,
-                        sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F, dim, inside);
-    if (inside && threadIdx.x % 4 == 0) {
+    const float factor = sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F;
+#pragma unroll
+    for (int i = 0; i < kDim / 8; ++i) {
+      row.out[4 * i + 2 * half] *= factor;
+      row.out[4 * i + 2 * half + 1] *= factor;
+    }
+    if (half * 8 < queries && threadIdx.x % 4 == 0) {
       constexpr float kLn2 = 0.69314718055994530942F;
       lse[half * 8] = sum > 0.0F ? (row.shift[half] + __log2f(sum)) * kLn2 : kInfinity;
     }
@@ -165,6 +168,7 @@ class ForwardWorker {
         Skip();
       }
     }
+    if (Leads()) StoreTensorWaitRead();  // before the block ends
   }
 
  private:
@@ -176,8 +180,18 @@ class ForwardWorker {
   static constexpr int kWeightSets = Layout::kGroups == 2 ? 2 : 1;
   static_assert(kRows % kWeightSets == 0);
 
+  static __device__ __forceinline__ bool Leads() { return threadIdx.x % 128 == 0; }
   __device__ __forceinline__ void Release(std::uint32_t ring, int stage) const {
     if (threadIdx.x % 32 == 0) BarrierArrive(EmptyBarrier(ring, stage));
+  }
+
+  // Gives the queries' places of the item before back, once its outputs have left from there.
+  __device__ __forceinline__ void ReleaseStored() {
+    if (stored_ >= 0 && Leads()) {
+      StoreTensorWaitRead();
+      BarrierArrive(EmptyBarrier(shared_ + Layout::kQBarriers, stored_));
+    }
+    stored_ = -1;
   }
 
   // scores = Q K^T - shift / scale + mask / scale of row r.
@@ -263,6 +277,7 @@ class ForwardWorker {
         if constexpr (kHasBias) {
           if (r == 0) TakeBias();
         }
+        if (r == 0 && tile == p_.key_tiles / 2) ReleaseStored();
         WgmmaWait<1>();  // Q K^T
         PinRegisters(scores_);
         float x[kScores];
@@ -295,26 +310,39 @@ class ForwardWorker {
     WgmmaWait<0>();
     __syncwarp();
     Release(ring, previous);
-    Release(shared_ + Layout::kQBarriers, q_at_.stage);
-    q_at_.Advance();
     Store(item, first_query);
+    q_at_.Advance();
   }
 
+  // The outputs take the places of the queries, and leave from there as tiles.
   __device__ __forceinline__ void Store(const ForwardItem& item, int first_query) {
-    const Fragment mine;
-    const int query = first_query + mine.row;
-    const int inside = p_.queries - query;
-    T* const out = static_cast<T*>(p_.out.data) + item.head * p_.out.head + query * p_.out.token;
+    const std::uint32_t tiles =
+        shared_ + Layout::kQ + q_at_.stage * Layout::kQBytes + group_ * Layout::Tile::kBytes;
+    constexpr int kNextTile = Layout::kGroups * Layout::Tile::kBytes;
+    const int query = first_query + Fragment().row;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       PinRegisters(rows_[r].out);
       if (item.row + r >= p_.rows) break;
       const GroupRow at(p_, item.group, item.row + r);
       const std::int64_t batch_row = at.batch * p_.batch_rows + at.row;
-      StoreForwardRow<T>(out + at.batch * p_.out.batch + at.row * p_.out.row, p_.out.token,
-                         p_.lse + (batch_row * p_.heads + item.head) * p_.queries + query, rows_[r],
-                         inside, p_.dim);
+      FinishForwardRow(rows_[r], p_.lse + (batch_row * p_.heads + item.head) * p_.queries + query,
+                       p_.queries - query);
+      WriteTile<T, kDim>(tiles + r * kNextTile, rows_[r].out, 1.0F);
     }
+    FenceAsyncProxy();
+    NamedBarrierSync(1 + group_, 128);
+    if (Leads()) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (item.row + r >= p_.rows) break;
+        const GroupRow at(p_, item.group, item.row + r);
+        Layout::Tile::Store(p_.out_map, tiles + r * kNextTile, first_query, item.head, at);
+      }
+      StoreTensorCommit();
+    }
+    __syncwarp();
+    stored_ = q_at_.stage;
   }
 
   // All of the warpgroup's queries lie past the last one: it frees what was copied.
@@ -325,7 +353,11 @@ class ForwardWorker {
       Release(ring, position.stage);
       position.Advance();
     };
-    skip(shared_ + Layout::kQBarriers, q_at_);
+    ReleaseStored();
+    BarrierWait(FullBarrier(shared_ + Layout::kQBarriers, q_at_.stage), q_at_.FullParity());
+    stored_ = q_at_.stage;
+    ReleaseStored();
+    q_at_.Advance();
 #pragma unroll 1
     for (int tile = 0; tile < p_.key_tiles; ++tile) {
       if constexpr (kHasBias) skip(shared_ + Layout::kBiasBarriers, bias_at_);
@@ -340,6 +372,7 @@ class ForwardWorker {
   RingPosition<Layout::kQStages> q_at_;
   RingPosition<kHasBias ? Layout::kBiasStages : 1> bias_at_;
   RingPosition<Layout::kStages> at_;
+  int stored_ = -1;  // the stage of Q whose outputs are leaving
   ForwardRow<kDim> rows_[kRows];
   float scores_[kScores];
   float bias_[kScores];
@@ -354,15 +387,16 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), 1) void ForwardKernel(
   extern __shared__ unsigned char memory[];
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
   if (threadIdx.x == 0) {
-    const auto init = [&](std::uint32_t ring, int stages) {
+    const auto init = [&](std::uint32_t ring, int stages, int readers) {
       for (int stage = 0; stage < stages; ++stage) {
         BarrierInit(FullBarrier(ring, stage), 1);
-        BarrierInit(EmptyBarrier(ring, stage), kTiling.groups * 4);  // the computing warps
+        BarrierInit(EmptyBarrier(ring, stage), readers);
       }
     };
-    init(shared + Layout::kQBarriers, Layout::kQStages);
-    init(shared + Layout::kBiasBarriers, Layout::kBiasStages);
-    init(shared + Layout::kStageBarriers, Layout::kStages);
+    constexpr int kWarps = kTiling.groups * 4;
+    init(shared + Layout::kQBarriers, Layout::kQStages, kTiling.groups);
+    init(shared + Layout::kBiasBarriers, Layout::kBiasStages, kWarps);
+    init(shared + Layout::kStageBarriers, Layout::kStages, kWarps);
     BarrierInitFence();
   }
   if (threadIdx.x < 2 * kHopperTile) {  // the columns without a mask, and the zeros after them

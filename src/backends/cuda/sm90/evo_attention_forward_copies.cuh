@@ -125,9 +125,7 @@ __device__ __forceinline__ void ForwardCopies(const HopperAttentionParams& p,
     for (int r = 0; r < kRows; ++r) {
       // Past the last row the last one is computed again, and not stored.
       rows[r] = GroupRow(p, item.group, min(item.row + r, static_cast<int>(p.rows) - 1));
-      mask[r] = p.mask_columns.tiles +
-                (rows[r].batch * p.mask_columns.batch + rows[r].row * p.mask_columns.row) *
-                    kMaskColumnsBytes;
+      mask[r] = MaskColumnsRow(p, rows[r]);
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
         Layout::Tile::Copy(to, p.q_map, item.query + group * kHopperTile, item.head, rows[r],

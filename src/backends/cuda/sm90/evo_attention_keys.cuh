@@ -123,27 +123,39 @@ __device__ __forceinline__ void FeedKeys(const HopperAttentionParams& p, std::ui
   }
 }
 
+// The three parts of the mask of a thread's two keys, as they lie in memory: {1, high}, {middle,
+// low}. Only the last lane of a quad has a use for them.
+struct KeyMask {
+  uint2 parts[2] = {};
+
+  KeyMask() = default;
+  __device__ __forceinline__ KeyMask(const HopperAttentionParams& p, const GroupRow& at,
+                                     int key_tile) {
+    if (p.mask_columns.tiles == nullptr || threadIdx.x % 4 != 3) return;
+    const char* const tile = MaskColumnsRow(p, at) + key_tile * kMaskColumnsBytes;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto* const words =
+          reinterpret_cast<const std::uint32_t*>(tile + (Fragment().row + half * 8) * 16);
+      parts[half] = {words[1], words[2]};
+    }
+  }
+};
+
 // A thread's columns of the rows (keys) that the statistics' columns are multiplied by.
 struct KeyColumns {
   std::uint32_t scores[2];  // {1, 1, 1, 0, 0, 0, high, middle}: -lse and the key's mask
   std::uint32_t gradients;  // {0, 0, 0, 1, 1, 1, 0, 0}: -delta
 
   KeyColumns() = default;
-  __device__ __forceinline__ KeyColumns(const HopperAttentionParams& p, const GroupRow& at,
-                                        int key) {
+  __device__ __forceinline__ explicit KeyColumns(const KeyMask& mask) {
     constexpr std::uint32_t kOne = 0x3F80;  // bfloat16
-    constexpr std::uint32_t kScores4[4] = {kOne << 16 | kOne, kOne, 0, 0};
-    constexpr std::uint32_t kGradients4[4] = {0, kOne << 16, kOne << 16 | kOne, 0};
     const int lane = static_cast<int>(threadIdx.x % 4);
-    gradients = lane == 1 ? kGradients4[1] : lane == 2 ? kGradients4[2] : 0;
-    scores[0] = scores[1] = lane == 0 ? kScores4[0] : lane == 1 ? kScores4[1] : 0;
-    if (p.packed_mask.terms == nullptr || lane != 3) return;
-    const float* const row = MaskRow(p, at) + key + Fragment().row;
+    gradients = lane == 1 ? kOne << 16 : lane == 2 ? kOne << 16 | kOne : 0;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float term = fmaxf(fminf(row[half * 8] * p.mask_unit, 1e30F), -1e30F);
-      const float high = __bfloat162float(__float2bfloat16_rn(term));
-      scores[half] = Pack(high, term - high, __nv_bfloat16{});
+      const std::uint32_t high_middle = mask.parts[half].x >> 16 | mask.parts[half].y << 16;
+      scores[half] = lane == 0 ? kOne << 16 | kOne : lane == 1 ? kOne : lane == 3 ? high_middle : 0;
     }
   }
 };
@@ -158,9 +170,15 @@ class KeysConsumer {
   __device__ __forceinline__ void Run() {
     const int count = KeysWork<Layout::kRows>::Count(p_);
     if (consumer_ == 1) NamedBarrierArrive(kTurnBarrier, 256);  // the other's first turn
-    for (int index = static_cast<int>(blockIdx.x); index < count;
-         index += static_cast<int>(gridDim.x)) {
-      Consume(KeysWork<Layout::kRows>(p_, index));
+    int index = static_cast<int>(blockIdx.x);
+    if (index < count) LoadMask(KeysWork<Layout::kRows>(p_, index));
+    while (index < count) {
+      const KeysWork<Layout::kRows> work(p_, index);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) columns_[r] = KeyColumns(mask_[r]);
+      index += static_cast<int>(gridDim.x);
+      if (index < count) LoadMask(KeysWork<Layout::kRows>(p_, index));
+      Consume(work);
     }
   }
 
@@ -169,12 +187,15 @@ class KeysConsumer {
   static constexpr int kTileBytes = Layout::Tile::kBytes;
   static constexpr int kRows = Layout::kConsumerRows;
 
-  __device__ __forceinline__ void Consume(const KeysWork<Layout::kRows>& work) {
-    const int key = work.key_tile * kHopperTile;
+  // The mask of the next keys is on its way while these are worked on.
+  __device__ __forceinline__ void LoadMask(const KeysWork<Layout::kRows>& work) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      columns_[r] = KeyColumns(p_, work.Row(p_, consumer_ * kRows + r), key);
+      mask_[r] = KeyMask(p_, work.Row(p_, consumer_ * kRows + r), work.key_tile);
     }
+  }
+
+  __device__ __forceinline__ void Consume(const KeysWork<Layout::kRows>& work) {
     const std::uint32_t keys_empty = shared_ + Layout::KeysEmpty(keys_.stage);
     k_ = shared_ + Layout::kKeys + keys_.stage * Layout::kKeyBytes +
          consumer_ * kRows * 2 * kTileBytes;
@@ -293,6 +314,7 @@ class KeysConsumer {
   RingPosition<Layout::kStages> queries_;
   RingPosition<Layout::kKeyStages> keys_;
   KeyColumns columns_[kRows];
+  KeyMask mask_[kRows];  // of the next keys
   float dk_[kRows][kDim / 2], dv_[kRows][kDim / 2];
   float bias_[kScores];
   std::uint32_t weights_[kHopperTile / 16][4];  // P and dS of the step before

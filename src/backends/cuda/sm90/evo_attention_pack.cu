@@ -1,6 +1,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "backends/cuda/attention/problem.cuh"
 #include "backends/cuda/device/barrier.cuh"
 #include "backends/cuda/device/launch.cuh"
@@ -22,10 +24,9 @@ __device__ __forceinline__ float4 InUnits(float a, float b, float c, float d, fl
   return make_float4(InUnits(a, unit), InUnits(b, unit), InUnits(c, unit), InUnits(d, unit));
 }
 
-// ---- Bias: a block packs 16 queries x 64 keys of up to four heads. ----
+// ---- Bias: a block packs 16 queries x 64 keys of one head, or of four that lie side by side. ----
 
 constexpr int kBlockQueries = 16;
-constexpr int kBlockHeads = 4;
 // Pairs of keys of eight queries, and single keys of four heads, lie in different banks.
 constexpr int kPitch = kTile + 8;
 constexpr int kHeadPitch = kBlockQueries * kPitch + 8;
@@ -33,35 +34,37 @@ constexpr int kHeadPitch = kBlockQueries * kPitch + 8;
 // Which dimension of the bias neighbouring threads read along.
 enum class Fastest { kKey, kQuery, kHead };
 
+#ifndef KH
+#define KH 2
+#endif
+constexpr int BlockHeads(Fastest fastest) { return fastest == Fastest::kHead ? 4 : KH; }
+
+template <Fastest kFastest>
 struct BiasElement {
-  int query, key, head;
-  __device__ BiasElement(Fastest fastest, int index) {
-    switch (fastest) {
-      case Fastest::kKey:
-        key = index % kTile;
-        query = index / kTile % kBlockQueries;
-        head = index / kTile / kBlockQueries;
-        break;
-      case Fastest::kQuery:
-        query = index % kBlockQueries;
-        key = index / kBlockQueries % kTile;
-        head = index / kBlockQueries / kTile;
-        break;
-      case Fastest::kHead:
-        head = index % kBlockHeads;
-        key = index / kBlockHeads % kTile;
-        query = index / kBlockHeads / kTile;
-        break;
+  int query, key, head = 0;
+  __device__ __forceinline__ explicit BiasElement(int index) {
+    if constexpr (kFastest == Fastest::kHead) {
+      head = index % BlockHeads(kFastest);
+      index /= BlockHeads(kFastest);
     }
+    if constexpr (kFastest == Fastest::kQuery) {
+      query = index % kBlockQueries;
+      key = index / kBlockQueries % kTile;
+    } else {
+      key = index % kTile;
+      query = index / kTile % kBlockQueries;
+    }
+    if constexpr (kFastest != Fastest::kHead) head = index / (kBlockQueries * kTile);
   }
-  __device__ float& In(float* tile) const { return tile[head * kHeadPitch + query * kPitch + key]; }
+  __device__ __forceinline__ int Place() const { return head * kHeadPitch + query * kPitch + key; }
 };
 
-template <typename T>
+template <typename T, Fastest kFastest>
 __global__ __launch_bounds__(kThreads) void PackBiasKernel(
-    const __grid_constant__ AttentionProblem p, Fastest fastest, float query_unit, float key_unit,
-    int query_tiles, int key_tiles, float* by_queries, float* by_keys) {
+    const __grid_constant__ AttentionProblem p, float query_unit, float key_unit, int query_tiles,
+    int key_tiles, float* by_queries, float* by_keys) {
   LetNextBegin();
+  constexpr int kBlockHeads = BlockHeads(kFastest);
   __shared__ float tile[kBlockHeads * kHeadPitch];
   const int thread = static_cast<int>(threadIdx.x);
   const int parts = query_tiles * (kTile / kBlockQueries);
@@ -77,19 +80,24 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
   const int first_query = part * kBlockQueries;
   const int first_key = key_tile * kTile;
 
-  const std::int64_t base = group * p.bias.group + first_head * p.bias.head +
-                            first_query * p.bias.query + first_key * p.bias.key;
+  const T* const bias = static_cast<const T*>(p.bias.data) + group * p.bias.group +
+                        first_head * p.bias.head + first_query * p.bias.query +
+                        first_key * p.bias.key;
+  // All of a thread's loads are on their way before the first is needed.
   constexpr int kEach = kBlockHeads * kBlockQueries * kTile / kThreads;
+  T values[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    const BiasElement at(fastest, i * kThreads + thread);
-    float value = first_key + at.key < p.keys ? 0.0F : -kInfinity;
-    if (first_key + at.key < p.keys && first_query + at.query < p.queries && at.head < heads) {
-      value = static_cast<float>(static_cast<const T*>(
-          p.bias
-              .data)[base + at.head * p.bias.head + at.query * p.bias.query + at.key * p.bias.key]);
-    }
-    at.In(tile) = value;
+    const BiasElement<kFastest> at(i * kThreads + thread);
+    const bool inside =
+        first_key + at.key < p.keys && first_query + at.query < p.queries && at.head < heads;
+    values[i] = inside ? bias[at.head * p.bias.head + at.query * p.bias.query + at.key * p.bias.key]
+                       : T(0.0F);
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const BiasElement<kFastest> at(i * kThreads + thread);
+    tile[at.Place()] = first_key + at.key < p.keys ? static_cast<float>(values[i]) : -kInfinity;
   }
   __syncthreads();
 
@@ -119,7 +127,7 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
   WaitForPrevious();
 }
 
-// ---- Mask terms: one thread a term. ----
+// ---- Mask ----
 
 // Term `index` of `count` is that of key `key` of a row of the mask.
 struct MaskPlace {
@@ -145,18 +153,6 @@ struct MaskPlace {
   }
 };
 
-template <typename T>
-__global__ __launch_bounds__(kThreads) void PackMaskKernel(
-    const __grid_constant__ AttentionProblem p, float unit, std::int64_t mask_rows, int length,
-    std::int64_t count, float* terms) {
-  LetNextBegin();
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index < count) {
-    terms[index] = InUnits(MaskPlace(mask_rows, length, count, index).template Term<T>(p), unit);
-  }
-  WaitForPrevious();
-}
-
 // A number as a sum of three bfloat16, exact to the last bits of float32.
 struct Parts {
   float value[3] = {};
@@ -170,7 +166,7 @@ struct Parts {
   }
 };
 
-// The same as columns of a product: one thread a key.
+// Columns of a product: one thread a key.
 template <typename T>
 __global__ __launch_bounds__(kThreads) void PackMaskColumnsKernel(
     const __grid_constant__ AttentionProblem p, std::int64_t mask_rows, int length,
@@ -222,7 +218,7 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
   LetNextBegin();
   constexpr int kLanes = 4;   // threads that share a query
   constexpr int kHeads = 16;  // at once
-  constexpr int kBatch = 4 / kVectors;
+  constexpr int kBatch = 2;
   constexpr int kStep = kThreads / kLanes;
   __shared__ uint4 packed[kHeads][kTile];
   const int thread = static_cast<int>(threadIdx.x);
@@ -299,12 +295,6 @@ bool NeedsMask(const AttentionProblem& p) {
   return p.mask.kind != TermKind::kNone || (p.bias.kind == TermKind::kNone && p.keys % kTile != 0);
 }
 
-Fastest FastestDimension(const AttentionBias& bias) {
-  if (bias.key == 1) return Fastest::kKey;
-  if (bias.head == 1) return Fastest::kHead;
-  return bias.query == 1 ? Fastest::kQuery : Fastest::kKey;
-}
-
 template <typename T>
 void LaunchStatistics(const AttentionProblem& p, void* statistics, LaunchChain& chain) {
   const auto launch = [&](auto kernel) {
@@ -324,10 +314,10 @@ std::size_t PackedBiasBytes(const AttentionProblem& p) {
          static_cast<std::size_t>(Tiles(p.keys)) * kTile * kTile * sizeof(float);
 }
 
-std::size_t PackedMaskBytes(const AttentionProblem& p) {
+std::size_t PackedMaskColumnsBytes(const AttentionProblem& p) {
   if (!NeedsMask(p)) return 0;
   return static_cast<std::size_t>(MaskBatches(p) * MaskRows(p)) *
-         static_cast<std::size_t>(Tiles(p.keys)) * kTile * sizeof(float);
+         static_cast<std::size_t>(Tiles(p.keys)) * kMaskColumnsBytes;
 }
 
 std::size_t PackedStatisticsBytes(const AttentionProblem& p) {
@@ -340,38 +330,22 @@ void PackBias(const AttentionProblem& p, DType type, float query_unit, float* by
   if (p.bias.kind == TermKind::kNone || (by_queries == nullptr && by_keys == nullptr)) return;
   const int query_tiles = Tiles(p.queries);
   const int key_tiles = Tiles(p.keys);
-  const std::int64_t blocks = p.groups * ((p.heads + kBlockHeads - 1) / kBlockHeads) * query_tiles *
-                              (kTile / kBlockQueries) * key_tiles;
-  auto launch = [&](auto kernel) {
-    chain.Add("evo_attention bias packing (cuda sm90a)", kernel, {blocks, kThreads}, p,
-              FastestDimension(p.bias), query_unit, key_unit, query_tiles, key_tiles, by_queries,
-              by_keys);
+  const auto launch = [&]<Fastest kFastest>(std::integral_constant<Fastest, kFastest>) {
+    constexpr int kBlockHeads = BlockHeads(kFastest);
+    const std::int64_t blocks = p.groups * ((p.heads + kBlockHeads - 1) / kBlockHeads) *
+                                query_tiles * (kTile / kBlockQueries) * key_tiles;
+    const auto add = [&](auto kernel) {
+      chain.Add("evo_attention bias packing (cuda sm90a)", kernel, {blocks, kThreads}, p,
+                query_unit, key_unit, query_tiles, key_tiles, by_queries, by_keys);
+    };
+    if (p.bias.kind == TermKind::kFloat32) return add(PackBiasKernel<float, kFastest>);
+    if (type == DType::kBFloat16) return add(PackBiasKernel<__nv_bfloat16, kFastest>);
+    add(PackBiasKernel<__half, kFastest>);
   };
-  if (p.bias.kind == TermKind::kFloat32) return launch(PackBiasKernel<float>);
-  if (type == DType::kBFloat16) return launch(PackBiasKernel<__nv_bfloat16>);
-  launch(PackBiasKernel<__half>);
-}
-
-PackedMask PackMask(const AttentionProblem& p, DType type, float unit, float* terms,
-                    LaunchChain& chain) {
-  if (!NeedsMask(p)) return {};
-  const int length = Tiles(p.keys) * kTile;
-  const std::int64_t rows = MaskRows(p);
-  const std::int64_t count = MaskBatches(p) * rows * length;
-  auto launch = [&](auto kernel) {
-    chain.Add("evo_attention mask packing (cuda sm90a)", kernel, {Blocks(count), kThreads}, p, unit,
-              rows, length, count, terms);
-  };
-  if (type == DType::kBFloat16) {
-    launch(PackMaskKernel<__nv_bfloat16>);
-  } else {
-    launch(PackMaskKernel<__half>);
-  }
-  return {terms, p.mask.batch == 0 ? 0 : rows * length, p.mask.row == 0 ? 0 : length};
-}
-
-std::size_t PackedMaskColumnsBytes(const AttentionProblem& p) {
-  return PackedMaskBytes(p) / sizeof(float) * 16;
+  if (p.bias.key == 1) return launch(std::integral_constant<Fastest, Fastest::kKey>{});
+  if (p.bias.head == 1) return launch(std::integral_constant<Fastest, Fastest::kHead>{});
+  if (p.bias.query == 1) return launch(std::integral_constant<Fastest, Fastest::kQuery>{});
+  launch(std::integral_constant<Fastest, Fastest::kKey>{});
 }
 
 PackedMaskColumns PackMaskColumns(const AttentionProblem& p, DType type, void* tiles,

@@ -1,9 +1,8 @@
 // Bias, mask and forward statistics in the order and units in which the Hopper EvoAttention kernels
 // read them.
 //
-// Bias and mask are multiplied by a unit, log2(e) for scores in units of log2; each order of the
-// bias has its own. Finite terms stay finite, so that a row of huge negative ones is still a
-// softmax.
+// The bias is multiplied by a unit, log2(e) for scores in units of log2, each order by its own.
+// Finite terms stay finite, so that a row of huge negative ones is still a softmax.
 //
 // A packed tile of bias has 64 queries x 64 keys as a warpgroup holds a 64 x 64 accumulator: thread
 // t (warp w = t / 32, lane l = t % 32) finds its d[4 v + i] at ((tile * 8 + v) * 128 + t) * 4 + i,
@@ -30,18 +29,15 @@
 
 namespace megafold::cuda {
 
-// Bytes of one order of the bias (0 without a bias), of the mask in either form (0 where no tile
-// needs any) and of the statistics.
+// Bytes of one order of the bias (0 without a bias), of the mask (0 where no tile needs any) and of
+// the statistics.
 std::size_t PackedBiasBytes(const AttentionProblem& problem);
-std::size_t PackedMaskBytes(const AttentionProblem& problem);
 std::size_t PackedMaskColumnsBytes(const AttentionProblem& problem);
 std::size_t PackedStatisticsBytes(const AttentionProblem& problem);
 
 // `type` is the type of Q. Either order may be null. Throws kDevice when a launch fails.
 void PackBias(const AttentionProblem& problem, DType type, float query_unit, float* by_queries,
               float key_unit, float* by_keys, LaunchChain& chain);
-PackedMask PackMask(const AttentionProblem& problem, DType type, float unit, float* terms,
-                    LaunchChain& chain);
 PackedMaskColumns PackMaskColumns(const AttentionProblem& problem, DType type, void* tiles,
                                   LaunchChain& chain);
 // Reads lse, out and dout.

@@ -19,15 +19,9 @@ namespace megafold::cuda {
 // Queries and keys of a tile.
 inline constexpr int kHopperTile = 64;
 
-// Terms that are added to a row's scores: row r of batch b starts at terms + b * batch + r * row
-// and has key_tiles * 64 of them, -inf past the last key. A row that is shared has stride 0.
-struct PackedMask {
-  const float* terms = nullptr;  // null: nothing to add in any tile
-  std::int64_t batch = 0, row = 0;
-};
-
-// The same where keys are columns and the matrix units add them (evo_attention_pack.h): a tile of
-// 64 keys is 1 KiB, row r of batch b starts at tile b * batch + r * row.
+// Terms that are added to a row's scores, as columns of a product (evo_attention_pack.h): a tile of
+// 64 keys is 1 KiB, row r of batch b starts at tile b * batch + r * row. A row that is shared has
+// stride 0.
 inline constexpr int kMaskColumnsBytes = kHopperTile * 16;
 struct PackedMaskColumns {
   const char* tiles = nullptr;  // null: nothing to add in any tile
@@ -41,15 +35,13 @@ constexpr int BoxColumns(int padded_dim) { return padded_dim == 48 ? 16 : padded
 struct HopperAttentionParams : AttentionProblem {
   // Over (D, token, head, row, batch), boxes of (BoxColumns, 64, 1, 1, 1): rows of 32, 64 or 128
   // bytes, swizzled over their length, zeros past D and past the last token.
-  CUtensorMap q_map{}, k_map{}, v_map{}, dout_map{};
+  CUtensorMap q_map{}, k_map{}, v_map{}, out_map{}, dout_map{};  // out_map: forward
   CUtensorMap dq_map{}, dk_map{}, dv_map{};  // of what is wanted
   int query_tiles = 0, key_tiles = 0;
-  float scale_log2 = 1;                       // scale * log2(e)
-  float mask_unit = 1;                        // backward: 1 / scale_log2
-  const float* bias_by_queries = nullptr;     // tiles whose rows are queries; null without a bias
-  const float* bias_by_keys = nullptr;        // tiles whose rows are keys
-  PackedMask packed_mask;                     // dK, dV
-  PackedMaskColumns mask_columns;             // forward, dQ and dBias
+  float scale_log2 = 1;                    // scale * log2(e)
+  const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias
+  const float* bias_by_keys = nullptr;     // tiles whose rows are keys
+  PackedMaskColumns mask_columns;
   const std::uint16_t* statistics = nullptr;  // bfloat16 [B, S, H, query_tiles, 64, 8]
   float* dbias = nullptr;                     // [chunks, groups, H, Nq, Nk]
   int row_chunks = 1;      // parts that a group's rows are cut into for dQ and dBias

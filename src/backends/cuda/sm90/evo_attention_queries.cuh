@@ -134,9 +134,9 @@ struct QueryStatistics {
   }
 };
 
-// The right factor that picks -delta out of the statistics' columns, {0, 0, 0, 1, 1, 1, 0, 0} for
-// each of eight keys; a barrier of the block follows.
-__device__ __forceinline__ void WriteDeltaColumns(std::uint32_t tile) {
+// Eight rows of {0, 0, 0, 1, 1, 1, 0, 0}: as the right factor they pick -delta out of the
+// statistics' columns, as the left one the parts of the mask; a barrier of the block follows.
+__device__ __forceinline__ void WritePickingColumns(std::uint32_t tile) {
   if (threadIdx.x < 8) {
     StoreShared4(tile + threadIdx.x * 16,
                  {0.0F, __uint_as_float(0x3F800000U), __uint_as_float(0x3F803F80U), 0.0F});
@@ -240,17 +240,17 @@ class QueriesConsumer {
     const std::uint32_t before = release_ == 0 ? k : before_;
     WgmmaFence();
     if constexpr (kMasked) {
-      // {0, 0, 0, 1, 1, 1, 0, 0}: the three parts of the mask.
-      const int lane = static_cast<int>(threadIdx.x % 4);
-      const std::uint32_t ones = lane == 1 ? 0x3F800000U : lane == 2 ? 0x3F803F80U : 0;
+      // The same rows {0, 0, 0, 1, 1, 1, 0, 0} pick out the three parts of the mask.
       const std::uint32_t mask = shared_ + Layout::kMask + slot * kColumnsTileBytes;
-      MultiplyColumns(s_, ones, ones, HalvesDescriptor(mask, shared_ + Layout::kZeros), has_bias);
+      Wgmma<__nv_bfloat16, kHopperTile>::Run<Order::kKMajor>(
+          s_, SameRowsDescriptor(shared_ + Layout::kPick, shared_ + Layout::kPick),
+          HalvesDescriptor(mask, shared_ + Layout::kZeros), has_bias);
     }
     MultiplyVectors<T, kDim>(s_, q, k, kMasked || has_bias);
     WgmmaCommit();
     const std::uint32_t statistics[4] = {0, 0, of.columns[0], of.columns[1]};
     Wgmma<__nv_bfloat16, kHopperTile>::Run<Order::kKMajor>(
-        dp, statistics, SameRowsDescriptor(shared_ + Layout::kZeros, shared_ + Layout::kDelta),
+        dp, statistics, SameRowsDescriptor(shared_ + Layout::kZeros, shared_ + Layout::kPick),
         false);
     MultiplyVectors<T, kDim>(dp, q + kTileBytes, k + kTileBytes, true);
     MultiplyWeights<T, kDim>(dq_, gradients_, before, accumulate_);
@@ -338,7 +338,7 @@ __global__ __launch_bounds__(Layout::Roles::kThreads, 1) void QueriesKernel(
     BarrierInitFence();
   }
   ClearColumns(shared + Layout::kZeros);
-  WriteDeltaColumns(shared + Layout::kDelta);
+  WritePickingColumns(shared + Layout::kPick);
   const QueriesWork work(p);
   if (work.blocks > 1) {
     ClusterSync();

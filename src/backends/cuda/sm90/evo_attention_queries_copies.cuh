@@ -36,8 +36,8 @@ struct QueriesLayout {
   // any: the tile takes the place of a part that has been added.
   static constexpr int kOutTiles = kDim <= 32 ? kConsumers : 1;
   static constexpr int kOut = kAlone ? kParts : kAfterSums;
-  static constexpr int kDelta = kAfterSums + (kAlone ? 0 : kOutTiles * Tile::kBytes);
-  static constexpr int kBarriers = kDelta + 8 * 16;
+  static constexpr int kPick = kAfterSums + (kAlone ? 0 : kOutTiles * Tile::kBytes);
+  static constexpr int kBarriers = kPick + 8 * 16;
 
   static __device__ __forceinline__ std::uint32_t Barrier(int index) {
     return kBarriers + index * 8;
@@ -143,11 +143,7 @@ __device__ __forceinline__ void FeedKeyRows(const HopperAttentionParams& p, cons
   RingPosition<Layout::kKeyStages> ring;
   for (int i = work.first_row; i < work.last_row; ++i) {
     const GroupRow at(p, work.group, i);
-    const char* const mask = p.mask_columns.tiles == nullptr
-                                 ? nullptr
-                                 : p.mask_columns.tiles + (at.batch * p.mask_columns.batch +
-                                                           at.row * p.mask_columns.row) *
-                                                              kMaskColumnsBytes;
+    const char* const mask = p.mask_columns.tiles == nullptr ? nullptr : MaskColumnsRow(p, at);
     for (int tile = first; tile < last; ++tile) {
       const int slot = consumer * Layout::kKeyStages + ring.stage;
       const std::uint32_t full = shared + Layout::KeysFull(consumer, ring.stage);

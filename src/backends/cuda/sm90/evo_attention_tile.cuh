@@ -159,9 +159,11 @@ __device__ __forceinline__ void LoadBias(float (&bias)[kScores], std::uint32_t m
   }
 }
 
-__device__ __forceinline__ const float* MaskRow(const HopperAttentionParams& p,
-                                                const GroupRow& at) {
-  return p.packed_mask.terms + at.batch * p.packed_mask.batch + at.row * p.packed_mask.row;
+// A row's mask columns (evo_attention_pack.h); only where there are some.
+__device__ __forceinline__ const char* MaskColumnsRow(const HopperAttentionParams& p,
+                                                      const GroupRow& at) {
+  return p.mask_columns.tiles +
+         (at.batch * p.mask_columns.batch + at.row * p.mask_columns.row) * kMaskColumnsBytes;
 }
 
 // A tile's statistics (evo_attention_pack.h).
@@ -169,52 +171,6 @@ __device__ __forceinline__ const void* StatisticsTile(const HopperAttentionParam
                                                       const GroupRow& at, int head, int tile) {
   const std::int64_t row = static_cast<std::int64_t>(at.batch) * p.batch_rows + at.row;
   return p.statistics + ((row * p.heads + head) * p.query_tiles + tile) * (kColumnsTileBytes / 2);
-}
-
-// Lane j of a quad gives word i of its own and receives word j of lane i.
-__device__ __forceinline__ void TransposeQuad(std::uint32_t (&w)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 4;
-#pragma unroll
-  for (int step = 1; step <= 2; step *= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & step) != 0) continue;
-      const std::uint32_t got = __shfl_xor_sync(0xFFFFFFFFU, upper ? w[i] : w[i + step], step);
-      w[i] = upper ? got : w[i];
-      w[i + step] = upper ? w[i + step] : got;
-    }
-  }
-}
-
-// Stores a thread's part of kDim columns of one query, times `factor`; the quad's four lanes have
-// the same query. Vectors of 16 bytes where four column groups make a quad busy.
-template <typename T, int kDim>
-__device__ __forceinline__ void StoreQuery(T* to, const float (&out)[kDim / 2], int half,
-                                           float factor, int dim, bool inside) {
-  const int lane = static_cast<int>(threadIdx.x) % 4;
-  const auto word = [&](int column_group) {
-    const int at = 4 * column_group + 2 * half;
-    return Pack(out[at] * factor, out[at + 1] * factor, T{});
-  };
-#pragma unroll
-  for (int group = 0; group < kDim / 8; group += 4) {
-    if (group + 4 <= kDim / 8) {
-      std::uint32_t w[4] = {word(group), word(group + 1), word(group + 2), word(group + 3)};
-      TransposeQuad(w);
-      const int column = 8 * (group + lane);
-      if (inside && column < dim) {
-        *reinterpret_cast<uint4*>(to + column) = make_uint4(w[0], w[1], w[2], w[3]);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kDim / 8 % 4; ++i) {
-        const int column = 8 * (group + i) + 2 * lane;
-        if (inside && column < dim)
-          *reinterpret_cast<std::uint32_t*>(to + column) = word(group + i);
-      }
-    }
-  }
 }
 
 // Writes accumulators times `factor` as a tile of vectors.
