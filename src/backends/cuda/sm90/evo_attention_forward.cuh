@@ -178,11 +178,12 @@ class ForwardWorker {
   // The weights of the step before are needed until its product is done: with registers for two
   // sets, that is after the exponentials.
   static constexpr int kWeightSets = Layout::kGroups == 2 ? 2 : 1;
-  static_assert(kRows % kWeightSets == 0);
+  static_assert(kRows % kWeightSets == 0 && kRows > 1);
 
   static __device__ __forceinline__ bool Leads() { return threadIdx.x % 128 == 0; }
+  // By every thread: faster than by one lane of a warp.
   __device__ __forceinline__ void Release(std::uint32_t ring, int stage) const {
-    if (threadIdx.x % 32 == 0) BarrierArrive(EmptyBarrier(ring, stage));
+    BarrierArrive(EmptyBarrier(ring, stage));
   }
 
   // Gives the queries' places of the item before back, once its outputs have left from there.
@@ -233,8 +234,12 @@ class ForwardWorker {
     BarrierWait(FullBarrier(ring, bias_at_.stage), bias_at_.FullParity());
     LoadBias(bias_, shared_ + Layout::kBias + bias_at_.stage * Layout::kBiasBytes +
                         group_ * kBiasTileBytes + threadIdx.x % 128 * 16);
-    __syncwarp();
-    Release(ring, bias_at_.stage);
+  }
+
+  // Not right after the loads, which an arrival overtakes while they wait for shared memory: once
+  // products of what was loaded have been queued.
+  __device__ __forceinline__ void ReleaseBias() {
+    Release(shared_ + Layout::kBiasBarriers, bias_at_.stage);
     bias_at_.Advance();
   }
 
@@ -276,6 +281,7 @@ class ForwardWorker {
                        v_tile + previous * kNextStage, tile > (r == 0 ? 1 : 0));
         if constexpr (kHasBias) {
           if (r == 0) TakeBias();
+          if (r == 1) ReleaseBias();
         }
         if (r == 0 && tile == p_.key_tiles / 2) ReleaseStored();
         WgmmaWait<1>();  // Q K^T
@@ -393,10 +399,10 @@ __global__ __launch_bounds__(Tiling::kValue.Threads(), 1) void ForwardKernel(
         BarrierInit(EmptyBarrier(ring, stage), readers);
       }
     };
-    constexpr int kWarps = kTiling.groups * 4;
+    constexpr int kReaders = kTiling.groups * 128;
     init(shared + Layout::kQBarriers, Layout::kQStages, kTiling.groups);
-    init(shared + Layout::kBiasBarriers, Layout::kBiasStages, kWarps);
-    init(shared + Layout::kStageBarriers, Layout::kStages, kWarps);
+    init(shared + Layout::kBiasBarriers, Layout::kBiasStages, kReaders);
+    init(shared + Layout::kStageBarriers, Layout::kStages, kReaders);
     BarrierInitFence();
   }
   if (threadIdx.x < 2 * kHopperTile) {  // the columns without a mask, and the zeros after them

@@ -24,7 +24,7 @@ __device__ __forceinline__ float4 InUnits(float a, float b, float c, float d, fl
   return make_float4(InUnits(a, unit), InUnits(b, unit), InUnits(c, unit), InUnits(d, unit));
 }
 
-// ---- Bias: a block packs 16 queries x 64 keys of one head, or of four that lie side by side. ----
+// ---- Bias: a block packs 16 queries x 64 keys of two heads, or of four that lie side by side. ----
 
 constexpr int kBlockQueries = 16;
 // Pairs of keys of eight queries, and single keys of four heads, lie in different banks.
@@ -34,10 +34,7 @@ constexpr int kHeadPitch = kBlockQueries * kPitch + 8;
 // Which dimension of the bias neighbouring threads read along.
 enum class Fastest { kKey, kQuery, kHead };
 
-#ifndef KH
-#define KH 2
-#endif
-constexpr int BlockHeads(Fastest fastest) { return fastest == Fastest::kHead ? 4 : KH; }
+constexpr int BlockHeads(Fastest fastest) { return fastest == Fastest::kHead ? 4 : 2; }
 
 template <Fastest kFastest>
 struct BiasElement {

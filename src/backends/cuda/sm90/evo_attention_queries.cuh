@@ -42,8 +42,7 @@ __device__ __forceinline__ void HandOver(const float (&dq)[Layout::kDim / 2], st
   for (int v = 0; v < Layout::kDim / 8; ++v) {
     StoreShared4(to + v * 128 * 16, {dq[4 * v], dq[4 * v + 1], dq[4 * v + 2], dq[4 * v + 3]});
   }
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) BarrierArrive(shared + Layout::PartFull(consumer));
+  BarrierArrive(shared + Layout::PartFull(consumer));
 }
 
 // Sums dQ of the block's row number `row` over the consumers of the cluster, for the consumer whose
@@ -210,7 +209,7 @@ class QueriesConsumer {
         for (int tile = 0; tile < tiles_; ++tile) consume(tile, dbias[0]);
       }
       if (tiles_ == 0 && row > 0) HandOver<Layout>(dq_, shared_, consumer_, row - 1);
-      if (threadIdx.x % 32 == 0) BarrierArrive(shared_ + Layout::QueriesEmpty(queries_.stage));
+      BarrierArrive(shared_ + Layout::QueriesEmpty(queries_.stage));
       queries_.Advance();
       if (row > 0) Sum(row - 1);
     }
@@ -262,7 +261,7 @@ class QueriesConsumer {
     WgmmaWait<0>();
     PinRegisters(dp);
     PinRegisters(dq_);
-    if (release_ != 0 && threadIdx.x % 32 == 0) BarrierArrive(release_);
+    if (release_ != 0) BarrierArrive(release_);
     release_ = shared_ + Layout::KeysEmpty(consumer_, keys_.stage);
     before_ = k;
     accumulate_ = tile > 0;
@@ -322,14 +321,14 @@ __global__ __launch_bounds__(Layout::Roles::kThreads, 1) void QueriesKernel(
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Layout::kQueryStages; ++stage) {
       BarrierInit(shared + Layout::QueriesFull(stage), 1);
-      BarrierInit(shared + Layout::QueriesEmpty(stage), Layout::Roles::kConsumers * 4);
+      BarrierInit(shared + Layout::QueriesEmpty(stage), Layout::Roles::kConsumers * 128);
     }
     for (int consumer = 0; consumer < Layout::kConsumers; ++consumer) {
       for (int stage = 0; stage < Layout::kKeyStages; ++stage) {
         BarrierInit(shared + Layout::KeysFull(consumer, stage), 1);
-        BarrierInit(shared + Layout::KeysEmpty(consumer, stage), 4);
+        BarrierInit(shared + Layout::KeysEmpty(consumer, stage), 128);
       }
-      BarrierInit(shared + Layout::PartFull(consumer), 4);
+      BarrierInit(shared + Layout::PartFull(consumer), 128);
       BarrierInit(shared + Layout::PartEmpty(consumer), 1);
       BarrierInit(shared + Layout::BiasFull(consumer), 1);
     }

@@ -29,15 +29,17 @@ struct QueriesLayout {
   static constexpr int kStatistics = kQueries + kQueryStages * kQueryStageBytes;
   static constexpr int kMask = kStatistics + kQueryStages * kColumnsTileBytes;
   static constexpr int kZeros = kMask + kConsumers * kKeyStages * kColumnsTileBytes;
-  static constexpr int kParts = kZeros + kColumnsTileBytes;
+  static constexpr int kPick = kZeros + kColumnsTileBytes;
+  static constexpr int kParts = kPick + 256;
   static constexpr int kReceived = kParts + kConsumers * kPartBytes;
   static constexpr int kAfterSums = kReceived + (kShared ? kPartBytes : 0);
   // Tiles of dQ that leave: one for each consumer where they fit. A block alone has no room for
-  // any: the tile takes the place of a part that has been added.
+  // any: the tile takes the place of a part that has been added. Tiles start where their swizzle
+  // does, on 1024 bytes, or with rows of 32 bytes on 256.
   static constexpr int kOutTiles = kDim <= 32 ? kConsumers : 1;
-  static constexpr int kOut = kAlone ? kParts : kAfterSums;
-  static constexpr int kPick = kAfterSums + (kAlone ? 0 : kOutTiles * Tile::kBytes);
-  static constexpr int kBarriers = kPick + 8 * 16;
+  static constexpr int kOut = kAlone ? kParts : (kAfterSums + 1023) / 1024 * 1024;
+  static_assert(kOut % (8 * Tile::kPitch) == 0);
+  static constexpr int kBarriers = kAlone ? kAfterSums : kOut + kOutTiles * Tile::kBytes;
 
   static __device__ __forceinline__ std::uint32_t Barrier(int index) {
     return kBarriers + index * 8;
