@@ -178,7 +178,7 @@ class ForwardWorker {
   // The weights of the step before are needed until its product is done: with registers for two
   // sets, that is after the exponentials.
   static constexpr int kWeightSets = Layout::kGroups == 2 ? 2 : 1;
-  static_assert(kRows % kWeightSets == 0 && kRows > 1);
+  static_assert(kRows % kWeightSets == 0);
 
   static __device__ __forceinline__ bool Leads() { return threadIdx.x % 128 == 0; }
   // By every thread: faster than by one lane of a warp.
@@ -236,8 +236,8 @@ class ForwardWorker {
                         group_ * kBiasTileBytes + threadIdx.x % 128 * 16);
   }
 
-  // Not right after the loads, which an arrival overtakes while they wait for shared memory: once
-  // products of what was loaded have been queued.
+  // Not right after the loads, which an arrival overtakes while they wait for shared memory: after
+  // a branch that depends on all that was loaded.
   __device__ __forceinline__ void ReleaseBias() {
     Release(shared_ + Layout::kBiasBarriers, bias_at_.stage);
     bias_at_.Advance();
@@ -281,7 +281,6 @@ class ForwardWorker {
                        v_tile + previous * kNextStage, tile > (r == 0 ? 1 : 0));
         if constexpr (kHasBias) {
           if (r == 0) TakeBias();
-          if (r == 1) ReleaseBias();
         }
         if (r == 0 && tile == p_.key_tiles / 2) ReleaseStored();
         WgmmaWait<1>();  // Q K^T
@@ -304,6 +303,9 @@ class ForwardWorker {
         if (fit) {
           rows_[r].Fit(x, tile == 0, inverse_scale);
           Exponentials<T>(weights, sum, x);
+        }
+        if constexpr (kHasBias) {
+          if (r == 0) ReleaseBias();
         }
         rows_[r].sum[0] += sum[0];
         rows_[r].sum[1] += sum[1];
