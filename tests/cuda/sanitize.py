@@ -1,6 +1,10 @@
 """A few small problems for compute-sanitizer: inputs come from the CPU, so that only our kernels run under it.
 
     compute-sanitizer --tool memcheck --error-exitcode 9 python tests/cuda/sanitize.py [count]
+    compute-sanitizer --tool racecheck --racecheck-indirect-barrier-dependency --error-exitcode 9 \\
+        python tests/cuda/sanitize.py [count]
+
+Without that flag racecheck reports everything that an mbarrier orders.
 """
 
 from __future__ import annotations
