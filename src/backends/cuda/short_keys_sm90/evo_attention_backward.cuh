@@ -21,7 +21,7 @@ struct HopperShortBackwardLayout {
   static constexpr int kWeights = kKeys + 2 * kKeysBytes;  // P, then dS
   static constexpr int kOut = kWeights + 4 * kWeightsHalf;
   static constexpr int kTerms = kOut + kVectorTileBytes;
-  static constexpr int kBarriers = kTerms + 2 * kHopperShortKeys * 4;
+  static constexpr int kBarriers = kTerms + 2 * kTermBytes;
   static constexpr int kBytes = kBarriers + (kStages + 2) * 8 + 1024;  // alignment
   static constexpr int kBlocks = 2;                                    // of a multiprocessor
   static_assert(kBlocks * (kBytes + 1024) <= 228 * 1024);
@@ -90,9 +90,7 @@ __global__ __launch_bounds__(
     BarrierExpect(keys_full + parity * 8, kKeysBytes);
     CopyKeys(p, at, shared + Layout::kKeys + parity * kKeysBytes, keys_full + parity * 8);
   };
-  const auto write_terms = [&](std::uint32_t bits, int parity) {
-    terms[parity * kHopperShortKeys + thread] = MaskStart<T>(p, bits, thread, inverse_scale);
-  };
+  const auto terms_of = [&](int parity) { return terms + parity * (kTermBytes / 4); };
   const int warp_row = thread / 32 * 16;
   // The log-sum-exp of this thread's two queries; past the last one +inf, so that p is 0.
   float next_lse[2];
@@ -102,41 +100,45 @@ __global__ __launch_bounds__(
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool inside = step.Inside(p) && query + half * 8 < p.queries;
-      next_lse[half] = inside ? from[half * 8] * kLog2E : kInfinity;
+      next_lse[half] = inside ? from[half * 8] : kInfinity;
     }
   };
 
-  if (thread == 0) {
+  QueryStep now(p);
+  QueryStep next = now;  // whose Q and dO are copied
+  const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
+  if (warp == kQueriesWarp && ElectOne()) {
     for (int i = 0; i < Layout::kStages + 2; ++i) BarrierInit(full + i * 8, 1);
     BarrierInitFence();
+    copy_keys(now.at, 0);
+    for (int stage = 0; stage < Layout::kStages - 1 && next.Inside(p); ++stage) {
+      copy_queries(next, stage);
+      next.Advance(p);
+    }
   }
-  QueryStep now(p);
-  write_terms(ItemMaskBits<T>(p, now.at), 0);
-  read_lse(now);
-  __syncthreads();
-  const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
-  if (warp == kKeysWarp && ElectOne()) copy_keys(now.at, 0);
-  QueryStep next = now;      // whose Q and dO are copied
+  __syncwarp();
+  next = now;
+  for (int stage = 0; stage < Layout::kStages - 1; ++stage) next.Advance(p);
   ItemWalk next_item = now;  // whose K and V are copied
   next_item.Advance(p);
-  for (int stage = 0; stage < Layout::kStages - 1; ++stage, next.Advance(p)) {
-    if (warp == kQueriesWarp && next.Inside(p) && ElectOne()) copy_queries(next, stage);
-    __syncwarp();
-  }
+  const KeyMask mask(p, sizeof(T));
+  std::uint32_t mask_bits = mask.Bits(p, now);
+  read_lse(now);
+  WriteTerm<T>(terms_of(0), p, mask_bits, inverse_scale);
+  __syncthreads();
   RingPosition<Layout::kStages> ring;
   int parity = 0;  // of the item
   std::uint32_t keys_phase = 0;
-  std::uint32_t mask_bits = 0;
   const std::uint32_t staging = shared + Layout::kOut;
   const std::uint32_t weights = shared + Layout::kWeights;
   const std::uint32_t weights_row = weights + (warp_row + lane % 16) * 128;
   float dk[2][kVectorValues], dv[2][kVectorValues];
   while (now.Inside(p)) {
     if (now.tile == 0) {
-      if (next_item.Inside(p)) mask_bits = ItemMaskBits<T>(p, next_item.at);
+      mask_bits = mask.Bits(p, next_item);
       BarrierWait(keys_full + parity * 8, keys_phase);
     }
-    const float lse[2] = {next_lse[0], next_lse[1]};
+    const float lse[2] = {next_lse[0] * kLog2E, next_lse[1] * kLog2E};
     QueryStep following = now;
     following.Advance(p);
     read_lse(following);
@@ -144,7 +146,7 @@ __global__ __launch_bounds__(
     const std::uint32_t values = keys + 2 * kVectorTileBytes;
     const std::uint32_t queries = shared + ring.stage * Layout::kStageBytes;
     float s[kRowScores], dp[kRowScores];
-    StartScores(s, terms + parity * kHopperShortKeys);
+    StartScores(s, terms_of(parity));
     BarrierWait(full + ring.stage * 8, ring.FullParity());
     WgmmaFence();
     MultiplyRows<T>(s, queries, keys, true);
@@ -224,7 +226,7 @@ __global__ __launch_bounds__(
     PinRegisters(dv[0]);
     PinRegisters(dv[1]);
     const bool last = now.tile + 1 == p.query_tiles;
-    if (last) write_terms(mask_bits, parity ^ 1);
+    if (last) WriteTerm<T>(terms_of(parity ^ 1), p, mask_bits, inverse_scale);
     __syncthreads();
     const ItemPlace& at = now.at;
     if (warp == kStoreWarp && p.dq.data != nullptr && ElectOne()) {

@@ -68,17 +68,41 @@ __device__ __forceinline__ void CopyKeys(const HopperShortParams& p, const ItemP
   CopyTensor(stage + kKeysBytes / 2, p.v_map, 0, 0, at.head, at.row, at.batch, barrier);
 }
 
-// The bits of the mask's term of this thread's key.
+// The mask's terms of this thread's key.
+class KeyMask {
+ public:
+  __device__ __forceinline__ KeyMask(const HopperShortParams& p, int element_bytes) {
+    bytes_ = p.mask.kind == TermKind::kBool      ? 1
+             : p.mask.kind == TermKind::kFloat32 ? 4
+                                                 : element_bytes;
+    mine_ = static_cast<const char*>(p.mask.data) +
+            min(static_cast<int>(threadIdx.x), p.keys - 1) * p.mask.key * bytes_;
+  }
+  // Its bits for an item; what they mean is worked out where they are needed.
+  __device__ __forceinline__ std::uint32_t Bits(const HopperShortParams& p,
+                                                const ItemWalk& item) const {
+    if (p.mask.kind == TermKind::kNone || !item.Inside(p)) return 0;
+    const char* from = mine_ + (item.at.batch * p.mask.batch + item.at.row * p.mask.row) * bytes_;
+    if (p.mask.kind == TermKind::kBool) return *reinterpret_cast<const std::uint8_t*>(from);
+    if (p.mask.kind == TermKind::kFloat32) return *reinterpret_cast<const std::uint32_t*>(from);
+    return *reinterpret_cast<const std::uint16_t*>(from);
+  }
+
+ private:
+  const char* mine_;
+  int bytes_;
+};
+
+// The terms of an item's keys in shared memory: those that a lane of a quad needs lie side by side.
+inline constexpr int kTermPitch = kHopperShortKeys / 4 + 4;  // other banks for each lane
+inline constexpr int kTermBytes = 4 * kTermPitch * 4;
+
 template <typename T>
-__device__ __forceinline__ std::uint32_t ItemMaskBits(const HopperShortParams& p,
-                                                      const ItemPlace& at) {
-  if (p.mask.kind == TermKind::kNone) return 0;
-  const std::int64_t bytes = p.mask.kind == TermKind::kBool      ? 1
-                             : p.mask.kind == TermKind::kFloat32 ? 4
-                                                                 : sizeof(T);
-  const std::int64_t offset = at.batch * p.mask.batch + at.row * p.mask.row;
-  return MaskBitsOf<T>(p, static_cast<const char*>(p.mask.data) + offset * bytes,
-                       static_cast<int>(threadIdx.x));
+__device__ __forceinline__ void WriteTerm(float* terms, const HopperShortParams& p,
+                                          std::uint32_t bits, float inverse_scale) {
+  const int key = static_cast<int>(threadIdx.x);
+  terms[key % 8 / 2 * kTermPitch + key / 8 * 2 + key % 2] =
+      MaskStart<T>(p, bits, key, inverse_scale);
 }
 
 // s (+)= A B^T for 64 queries and 128 keys; the products are queued.
@@ -97,12 +121,14 @@ __device__ __forceinline__ void MultiplyRows(float (&s)[kRowScores], std::uint32
 
 // Scores begin with the terms of their keys.
 __device__ __forceinline__ void StartScores(float (&s)[kRowScores], const float* terms) {
-  const float* const mine = terms + threadIdx.x % 4 * 2;
+  const auto* const mine = reinterpret_cast<const float4*>(terms + threadIdx.x % 4 * kTermPitch);
 #pragma unroll
-  for (int n = 0; n < kHopperShortKeys / 8; ++n) {
-    const float2 pair = *reinterpret_cast<const float2*>(mine + n * 8);
-    s[4 * n] = s[4 * n + 2] = pair.x;
-    s[4 * n + 1] = s[4 * n + 3] = pair.y;
+  for (int n = 0; n < kHopperShortKeys / 16; ++n) {
+    const float4 two = mine[n];  // pairs of columns
+    s[8 * n] = s[8 * n + 2] = two.x;
+    s[8 * n + 1] = s[8 * n + 3] = two.y;
+    s[8 * n + 4] = s[8 * n + 6] = two.z;
+    s[8 * n + 5] = s[8 * n + 7] = two.w;
   }
 }
 

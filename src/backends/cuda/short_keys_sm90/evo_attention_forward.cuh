@@ -17,7 +17,7 @@ struct HopperShortForwardLayout {
   // warps may still read those of the one before that.
   static constexpr int kTermStages = 4;
   static constexpr int kTerms = 2 * kStageBytes;
-  static constexpr int kBarriers = kTerms + kTermStages * kHopperShortKeys * 4;
+  static constexpr int kBarriers = kTerms + kTermStages * kTermBytes;
   static constexpr int kBytes = kBarriers + 2 * 8 + 1024;  // alignment
   static constexpr int kBlocks = 4;                        // of a multiprocessor
   static_assert(kBlocks * (kBytes + 1024) <= 228 * 1024);
@@ -57,9 +57,8 @@ __global__ __launch_bounds__(
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
   auto* const terms =
       reinterpret_cast<float*>(memory + (shared - SharedAddress(memory)) + Layout::kTerms);
-  const int thread = static_cast<int>(threadIdx.x);
   const int lane = LaneId();
-  const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
+  const int warp = __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) / 32, 0);
   const std::uint32_t full = shared + Layout::kBarriers;
   const float scale = p.scale * kLog2E;
   const float inverse_scale = 1.0F / p.scale;
@@ -73,26 +72,30 @@ __global__ __launch_bounds__(
     CopyKeys(p, at, to + Layout::kKeys, barrier);
   };
   const auto terms_of = [&](int index) {
-    return terms + index % Layout::kTermStages * kHopperShortKeys;
+    return terms + index % Layout::kTermStages * (kTermBytes / 4);
   };
 
-  if (thread == 0) {
+  ItemWalk now(p);
+  if (warp == 0 && ElectOne()) {
     BarrierInit(full, 1);
     BarrierInit(full + 8, 1);
     BarrierInitFence();
+    copy(now.at, 0);
   }
-  ItemWalk now(p);
-  terms_of(0)[thread] = MaskStart<T>(p, ItemMaskBits<T>(p, now.at), thread, inverse_scale);
-  __syncthreads();
-  if (warp == 0 && ElectOne()) copy(now.at, 0);
   __syncwarp();
   ItemWalk next = now;
   next.Advance(p);
-  for (int index = 0; now.Inside(p); ++index, now = next, next.Advance(p)) {
+  const KeyMask mask(p, sizeof(T));
+  const std::uint32_t first_bits = mask.Bits(p, now);
+  std::uint32_t next_bits = mask.Bits(p, next);
+  WriteTerm<T>(terms_of(0), p, first_bits, inverse_scale);
+  __syncthreads();
+  for (int index = 0; now.Inside(p); ++index) {
     const int parity = index % 2;
     const std::uint32_t stage = shared + parity * Layout::kStageBytes;
     const std::uint32_t keys = stage + Layout::kKeys;
-    const std::uint32_t mask_bits = next.Inside(p) ? ItemMaskBits<T>(p, next.at) : 0;
+    ItemWalk after = next;
+    after.Advance(p);
     const int first = now.at.part * 2 * kHopperShortQueries;
     float* const lse = now.Lse(p) + first;
     const int queries = p.queries - first;  // of the item, or more
@@ -117,6 +120,15 @@ __global__ __launch_bounds__(
       WgmmaCommit();
       WgmmaWait<0>();
       PinRegisters(s);
+      if (start == 0) {
+        // The other stage is filled again when all warps are past it and their O has left it.
+        if (ElectOne()) StoreTensorWaitRead();
+        WriteTerm<T>(terms_of(index + 1), p, next_bits, inverse_scale);
+        __syncthreads();
+        if (warp == 0 && next.Inside(p) && ElectOne()) copy(next.at, parity ^ 1);
+        __syncwarp();
+        next_bits = mask.Bits(p, after);
+      }
       const float shift[2] = {ShiftOf(s, 0, scale), ShiftOf(s, 1, scale)};
       float sum[4] = {};
       std::uint32_t weights[kHopperShortKeys / 16][4];
@@ -128,14 +140,6 @@ __global__ __launch_bounds__(
           sum[i % 4] += s[i];
         }
         ScoresAsA<T>(weights[k], s, k);
-      }
-      if (start == 0) {
-        // The other stage is filled again when all warps are past it and their O has left it.
-        if (ElectOne()) StoreTensorWaitRead();
-        terms_of(index + 1)[thread] = MaskStart<T>(p, mask_bits, thread, inverse_scale);
-        __syncthreads();
-        if (warp == 0 && next.Inside(p) && ElectOne()) copy(next.at, parity ^ 1);
-        __syncwarp();
       }
       float out[kVectorValues];
       const std::uint32_t values = VectorDescriptor::Low(keys + kKeysBytes / 2);
@@ -175,6 +179,8 @@ __global__ __launch_bounds__(
         if (lane % 4 == 0 && mine < queries) lse[mine] = log_sum[half];
       }
     }
+    now = next;
+    next = after;
   }
   if (ElectOne()) StoreTensorWaitRead();
 }
