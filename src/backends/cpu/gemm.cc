@@ -10,6 +10,13 @@
 #include <hwy/highway.h>
 // clang-format on
 
+#undef MEGAFOLD_UNROLL
+#if defined(__clang__)
+#define MEGAFOLD_UNROLL _Pragma("unroll")
+#else
+#define MEGAFOLD_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace megafold::cpu::HWY_NAMESPACE {
 namespace {
@@ -50,6 +57,7 @@ void Tile(const TileArgs& args) {
   const Int a_stride = args.a_stride;
   V sum[kRows][kWhole];
   hn::Vec<hn::Half<D>> half[kRows];
+  MEGAFOLD_UNROLL
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kWhole; ++v) sum[r][v] = hn::Zero(d);
     if constexpr (kHalf) half[r] = hn::Zero(dh);
@@ -60,29 +68,37 @@ void Tile(const TileArgs& args) {
   }
   for (Int p = 0; p < args.depth; ++p) {
     V right[kWhole];
+    MEGAFOLD_UNROLL
     for (int v = 0; v < kWhole; ++v) right[v] = hn::LoadU(d, b + v * lanes);
     hn::Vec<hn::Half<D>> right_half;
     if constexpr (kHalf) right_half = hn::LoadU(dh, b + kWhole * lanes);
+    MEGAFOLD_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const V left = hn::Set(d, kTransposed ? a[r] : a[r * a_stride]);
+      MEGAFOLD_UNROLL
       for (int v = 0; v < kWhole; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
       if constexpr (kHalf) half[r] = hn::MulAdd(hn::LowerHalf(dh, left), right_half, half[r]);
     }
     a += kTransposed ? a_stride : 1;
     b += args.b_stride;
   }
+  // Unrolled, so that the sums stay in registers.
+  MEGAFOLD_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    if (args.init == nullptr) break;
+    const float* init = args.init + r * args.init_stride;
+    MEGAFOLD_UNROLL
+    for (int v = 0; v < kWhole; ++v) {
+      sum[r][v] = hn::Add(sum[r][v], hn::LoadU(d, init + v * lanes));
+    }
+    if constexpr (kHalf) half[r] = hn::Add(half[r], hn::LoadU(dh, init + kWhole * lanes));
+  }
+  MEGAFOLD_UNROLL
   for (int r = 0; r < kRows; ++r) {
     float* c = args.c + r * args.c_stride;
-    const float* init = args.init == nullptr ? nullptr : args.init + r * args.init_stride;
-    for (int v = 0; v < kWhole; ++v) {
-      V value = sum[r][v];
-      if (init != nullptr) value = hn::Add(value, hn::LoadU(d, init + v * lanes));
-      hn::StoreU(value, d, c + v * lanes);
-    }
-    if constexpr (kHalf) {
-      if (init != nullptr) half[r] = hn::Add(half[r], hn::LoadU(dh, init + kWhole * lanes));
-      hn::StoreU(half[r], dh, c + kWhole * lanes);
-    }
+    MEGAFOLD_UNROLL
+    for (int v = 0; v < kWhole; ++v) hn::StoreU(sum[r][v], d, c + v * lanes);
+    if constexpr (kHalf) hn::StoreU(half[r], dh, c + kWhole * lanes);
   }
 }
 
