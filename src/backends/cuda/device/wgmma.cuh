@@ -42,7 +42,8 @@ struct TileDescriptor {
 };
 
 // The same for K-major tiles of 16 columns without a swizzle: `left` and `right` are the addresses
-// of their halves, each of rows of 8 columns that follow one another. `right` comes after `left`.
+// of their halves, each of rows of 8 columns that follow one another. `right` is `left` or comes
+// after it.
 __device__ constexpr std::uint64_t HalvesDescriptor(std::uint32_t left, std::uint32_t right) {
   return std::uint64_t{8 * 16 / 16} << 32 | ((right - left) >> 4) << 16 | (left & 0x3FFFF) >> 4;
 }
@@ -83,7 +84,8 @@ struct Wgmma;
 #define MEGAFOLD_D16 MEGAFOLD_D8(0), MEGAFOLD_D8(8)
 #define MEGAFOLD_D24 MEGAFOLD_D16, MEGAFOLD_D8(16)
 #define MEGAFOLD_D32 MEGAFOLD_D24, MEGAFOLD_D8(24)
-#define MEGAFOLD_D64 MEGAFOLD_D32, MEGAFOLD_D8(32), MEGAFOLD_D8(40), MEGAFOLD_D8(48), MEGAFOLD_D8(56)
+#define MEGAFOLD_D64 MEGAFOLD_D32, MEGAFOLD_D8(32), MEGAFOLD_D8(40), MEGAFOLD_D8(48), \
+                     MEGAFOLD_D8(56)
 #define MEGAFOLD_D4_NAMES "{%0, %1, %2, %3}, "
 #define MEGAFOLD_D16_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
                            "%8, %9, %10, %11, %12, %13, %14, %15}, "
@@ -110,7 +112,7 @@ struct Wgmma;
     static __device__ __forceinline__ void Run(float (&d)[kCount], const std::uint32_t (&a)[4],    \
                                                std::uint64_t b, bool accumulate) {                 \
       asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #n5 ", 0;\n"                               \
-                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kType "." kType " "           \
+                   "wgmma.mma_async.sync.aligned.m64n" #kN "k16.f32." kType "." kType " "          \
                    MEGAFOLD_D##kCount##_NAMES                                                      \
                    "{%" #n0 ", %" #n1 ", %" #n2 ", %" #n3 "}, %" #n4 ", p, 1, 1, %" #n6 ";\n}\n"   \
                    : MEGAFOLD_D##kCount                                                            \

@@ -68,8 +68,6 @@ __global__ __launch_bounds__(
   using Layout = HopperShortBackwardLayout;
   extern __shared__ unsigned char memory[];
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
-  auto* const terms =
-      reinterpret_cast<float*>(memory + (shared - SharedAddress(memory)) + Layout::kTerms);
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = LaneId();
   const std::uint32_t full = shared + Layout::kBarriers;
@@ -90,7 +88,7 @@ __global__ __launch_bounds__(
     BarrierExpect(keys_full + parity * 8, kKeysBytes);
     CopyKeys(p, at, shared + Layout::kKeys + parity * kKeysBytes, keys_full + parity * 8);
   };
-  const auto terms_of = [&](int parity) { return terms + parity * (kTermBytes / 4); };
+  const auto terms_of = [&](int parity) { return shared + Layout::kTerms + parity * kTermBytes; };
   const int warp_row = thread / 32 * 16;
   // The log-sum-exp of this thread's two queries; past the last one +inf, so that p is 0.
   float next_lse[2];
@@ -146,9 +144,9 @@ __global__ __launch_bounds__(
     const std::uint32_t values = keys + 2 * kVectorTileBytes;
     const std::uint32_t queries = shared + ring.stage * Layout::kStageBytes;
     float s[kRowScores], dp[kRowScores];
-    StartScores(s, terms_of(parity));
     BarrierWait(full + ring.stage * 8, ring.FullParity());
     WgmmaFence();
+    StartScores(s, terms_of(parity));
     MultiplyRows<T>(s, queries, keys, true);
     WgmmaCommit();
     MultiplyRows<T>(dp, queries + kVectorTileBytes, values, false);

@@ -93,16 +93,34 @@ class KeyMask {
   int bytes_;
 };
 
-// The terms of an item's keys in shared memory: those that a lane of a quad needs lie side by side.
-inline constexpr int kTermPitch = kHopperShortKeys / 4 + 4;  // other banks for each lane
-inline constexpr int kTermBytes = 4 * kTermPitch * 4;
+// The matrix units add the terms of an item's keys: a key has eight more columns, its term in three
+// bfloat16 parts, a query 1 in those three. What hides a key is a large number, not -inf: the
+// eight columns are read a second time, times 0.
+inline constexpr int kTermBytes = kHopperShortKeys * 16;
+inline constexpr float kHidden = -1e30F;
 
 template <typename T>
-__device__ __forceinline__ void WriteTerm(float* terms, const HopperShortParams& p,
+__device__ __forceinline__ void WriteTerm(std::uint32_t terms, const HopperShortParams& p,
                                           std::uint32_t bits, float inverse_scale) {
-  const int key = static_cast<int>(threadIdx.x);
-  terms[key % 8 / 2 * kTermPitch + key / 8 * 2 + key % 2] =
-      MaskStart<T>(p, bits, key, inverse_scale);
+  const auto key = static_cast<int>(threadIdx.x);
+  const float term = fminf(fmaxf(MaskStart<T>(p, bits, key, inverse_scale), kHidden), -kHidden);
+  const float high = __bfloat162float(__float2bfloat16_rn(term));
+  const float middle = __bfloat162float(__float2bfloat16_rn(term - high));
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %3};" ::"r"(terms + key * 16),
+               "r"(Pack(high, middle, __nv_bfloat16{})),
+               "r"(Pack(term - high - middle, 0.0F, __nv_bfloat16{})), "r"(0)
+               : "memory");
+  FenceAsyncProxy();
+}
+
+// s = the terms of the keys, for 64 queries; queued.
+__device__ __forceinline__ void StartScores(float (&s)[kRowScores], std::uint32_t terms) {
+  constexpr std::uint32_t kOne = 0x3F80;
+  const int lane = LaneId() % 4;
+  const std::uint32_t ones = lane == 0 ? kOne << 16 | kOne : lane == 1 ? kOne : 0;
+  const std::uint32_t a[4] = {ones, ones, 0, 0};
+  Wgmma<__nv_bfloat16, kHopperShortKeys>::Run<Order::kKMajor>(s, a, HalvesDescriptor(terms, terms),
+                                                              false);
 }
 
 // s (+)= A B^T for 64 queries and 128 keys; the products are queued.
@@ -116,19 +134,6 @@ __device__ __forceinline__ void MultiplyRows(float (&s)[kRowScores], std::uint32
     Wgmma<T, kHopperShortKeys>::template Run<Order::kKMajor>(
         s, VectorDescriptor::FromLow(left + k * VectorDescriptor::kStepKMajor),
         VectorDescriptor::FromLow(right + k * VectorDescriptor::kStepKMajor), accumulate || k > 0);
-  }
-}
-
-// Scores begin with the terms of their keys.
-__device__ __forceinline__ void StartScores(float (&s)[kRowScores], const float* terms) {
-  const auto* const mine = reinterpret_cast<const float4*>(terms + threadIdx.x % 4 * kTermPitch);
-#pragma unroll
-  for (int n = 0; n < kHopperShortKeys / 16; ++n) {
-    const float4 two = mine[n];  // pairs of columns
-    s[8 * n] = s[8 * n + 2] = two.x;
-    s[8 * n + 1] = s[8 * n + 3] = two.y;
-    s[8 * n + 4] = s[8 * n + 6] = two.z;
-    s[8 * n + 5] = s[8 * n + 7] = two.w;
   }
 }
 

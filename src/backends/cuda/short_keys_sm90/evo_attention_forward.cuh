@@ -13,9 +13,9 @@ namespace megafold::cuda {
 struct HopperShortForwardLayout {
   static constexpr int kKeys = 2 * kVectorTileBytes;  // in a stage, after the queries
   static constexpr int kStageBytes = kKeys + kKeysBytes;
-  // Terms of the keys of four items: they are written while the one before is worked on, and some
-  // warps may still read those of the one before that.
-  static constexpr int kTermStages = 4;
+  // Terms of the keys of three items: they are written while the one before is worked on, and some
+  // warps may still be at the one before that.
+  static constexpr int kTermStages = 3;
   static constexpr int kTerms = 2 * kStageBytes;
   static constexpr int kBarriers = kTerms + kTermStages * kTermBytes;
   static constexpr int kBytes = kBarriers + 2 * 8 + 1024;  // alignment
@@ -35,7 +35,7 @@ __device__ __forceinline__ float FastInverse(float x) {
   return y;
 }
 
-// What is subtracted from a query's scores in the exponent: their maximum, 0 where all are -inf.
+// What is subtracted from a query's scores in the exponent: their maximum; 0 where it sees no key.
 __device__ __forceinline__ float ShiftOf(const float (&s)[kRowScores], int half, float scale) {
   float maximum = -kInfinity;
 #pragma unroll
@@ -44,7 +44,7 @@ __device__ __forceinline__ float ShiftOf(const float (&s)[kRowScores], int half,
   }
   maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 1));
   maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 2));
-  return maximum == -kInfinity ? 0.0F : maximum * scale;
+  return maximum < kHidden / 2 ? 0.0F : maximum * scale;
 }
 
 template <typename T>
@@ -55,8 +55,6 @@ __global__ __launch_bounds__(
   using Layout = HopperShortForwardLayout;
   extern __shared__ unsigned char memory[];
   const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
-  auto* const terms =
-      reinterpret_cast<float*>(memory + (shared - SharedAddress(memory)) + Layout::kTerms);
   const int lane = LaneId();
   const int warp = __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) / 32, 0);
   const std::uint32_t full = shared + Layout::kBarriers;
@@ -71,9 +69,7 @@ __global__ __launch_bounds__(
                barrier);
     CopyKeys(p, at, to + Layout::kKeys, barrier);
   };
-  const auto terms_of = [&](int index) {
-    return terms + index % Layout::kTermStages * (kTermBytes / 4);
-  };
+  const auto terms_of = [&](int stage) { return shared + Layout::kTerms + stage * kTermBytes; };
 
   ItemWalk now(p);
   if (warp == 0 && ElectOne()) {
@@ -87,19 +83,19 @@ __global__ __launch_bounds__(
   next.Advance(p);
   const KeyMask mask(p, sizeof(T));
   const std::uint32_t first_bits = mask.Bits(p, now);
-  std::uint32_t next_bits = mask.Bits(p, next);
   WriteTerm<T>(terms_of(0), p, first_bits, inverse_scale);
   __syncthreads();
+  int term_stage = 0;
   for (int index = 0; now.Inside(p); ++index) {
     const int parity = index % 2;
     const std::uint32_t stage = shared + parity * Layout::kStageBytes;
     const std::uint32_t keys = stage + Layout::kKeys;
-    ItemWalk after = next;
-    after.Advance(p);
+    const std::uint32_t next_bits = mask.Bits(p, next);
     const int first = now.at.part * 2 * kHopperShortQueries;
     float* const lse = now.Lse(p) + first;
     const int queries = p.queries - first;  // of the item, or more
-    const float* const my_terms = terms_of(index);
+    const std::uint32_t my_terms = terms_of(term_stage);
+    term_stage = term_stage + 1 == Layout::kTermStages ? 0 : term_stage + 1;
     BarrierWait(full + parity * 8, index / 2 % 2);
 #pragma unroll 1
     for (int start = 0; start < std::min(queries, 2 * kHopperShortQueries);
@@ -109,9 +105,9 @@ __global__ __launch_bounds__(
 #pragma unroll
       for (int k = 0; k < kHopperShortDim / 16; ++k) LoadMatrix(q[k], VectorAddress(tile, 2 * k));
       float s[kRowScores];
-      StartScores(s, my_terms);
       const std::uint32_t right = VectorDescriptor::Low(keys);
       WgmmaFence();
+      StartScores(s, my_terms);
 #pragma unroll
       for (int k = 0; k < kHopperShortDim / 16; ++k) {
         Wgmma<T, kHopperShortKeys>::template Run<Order::kKMajor>(
@@ -120,15 +116,6 @@ __global__ __launch_bounds__(
       WgmmaCommit();
       WgmmaWait<0>();
       PinRegisters(s);
-      if (start == 0) {
-        // The other stage is filled again when all warps are past it and their O has left it.
-        if (ElectOne()) StoreTensorWaitRead();
-        WriteTerm<T>(terms_of(index + 1), p, next_bits, inverse_scale);
-        __syncthreads();
-        if (warp == 0 && next.Inside(p) && ElectOne()) copy(next.at, parity ^ 1);
-        __syncwarp();
-        next_bits = mask.Bits(p, after);
-      }
       const float shift[2] = {ShiftOf(s, 0, scale), ShiftOf(s, 1, scale)};
       float sum[4] = {};
       std::uint32_t weights[kHopperShortKeys / 16][4];
@@ -140,6 +127,17 @@ __global__ __launch_bounds__(
           sum[i % 4] += s[i];
         }
         ScoresAsA<T>(weights[k], s, k);
+      }
+      // Summed before the products are queued, or all terms stay in registers until they run.
+      const float totals[2] = {SumOfRow(sum[0] + sum[1]), SumOfRow(sum[2] + sum[3])};
+      if (start == 0) {
+        // The other stage is filled again when all warps are past it and their O has left it; after
+        // the exponentials, since copies that begin earlier were slower.
+        if (ElectOne()) StoreTensorWaitRead();
+        WriteTerm<T>(terms_of(term_stage), p, next_bits, inverse_scale);
+        __syncthreads();
+        if (warp == 0 && next.Inside(p) && ElectOne()) copy(next.at, parity ^ 1);
+        __syncwarp();
       }
       float out[kVectorValues];
       const std::uint32_t values = VectorDescriptor::Low(keys + kKeysBytes / 2);
@@ -156,10 +154,9 @@ __global__ __launch_bounds__(
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         constexpr float kLn2 = 0.693147180559945309F;
-        const float total = SumOfRow(sum[2 * half] + sum[2 * half + 1]);
-        const bool seen = total > 0.0F;
-        inverse[half] = seen ? FastInverse(total) : 0.0F;
-        log_sum[half] = seen ? (shift[half] + FastLog2(total)) * kLn2 : kInfinity;
+        const bool seen = totals[half] > 0.0F;
+        inverse[half] = seen ? FastInverse(totals[half]) : 0.0F;
+        log_sum[half] = seen ? (shift[half] + FastLog2(totals[half])) * kLn2 : kInfinity;
       }
       WgmmaWait<0>();
       PinRegisters(out);
@@ -180,7 +177,7 @@ __global__ __launch_bounds__(
       }
     }
     now = next;
-    next = after;
+    next.Advance(p);
   }
   if (ElectOne()) StoreTensorWaitRead();
 }
