@@ -131,6 +131,20 @@ def spread_case(seed: int) -> Case:
                 r.choice((0.0, 0.0, 0.0, 0.3, 1.0, -0.2)))
 
 
+def strip_case(seed: int) -> Case:
+    """A case whose backward that path does in strips: D up to 24 and two blocks of 48 keys for each three of 132 multiprocessors."""
+    r = random.Random(seed)
+    queries = r.choice((r.randint(1, 200), 16, 33, 96, 128, 385, 400))
+    keys = r.choice((r.randint(65, 200), 72, 96, 128, 136, 384, 392))
+    batch = r.choice((1, 1, 2, 3))
+    heads = -(-92 // (-(-keys // 48) * batch)) + r.randint(0, 2)
+    bias = r.choice(("none", "float", "float", "storage")) if batch * heads * queries * keys <= 2_500_000 else "float"
+    gradients = r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))])
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, 1, queries, keys, heads, r.choice((8, 16, 24, 24)),
+                r.choice(("none", "bool", "bool", "float", "storage")), bias, bias == "none", r.choice(("plain", "packed", "transposed")),
+                gradients, r.choice((0.0, 0.0, 0.0, 0.3, -0.2)))
+
+
 def allocate(case: Case, tokens: int, poison: bool, generator: torch.Generator, device) -> torch.Tensor:
     """A [B, S, tokens, H, D] tensor in the case's layout; what it leaves of its storage stays NaN when poisoned."""
     b, s, h, d = case.batch, case.rows, case.heads, case.dim

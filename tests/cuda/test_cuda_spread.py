@@ -9,17 +9,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attention_run  # noqa: E402
-from attention_cases import Case, Problem, make_problem, spread_case  # noqa: E402
+from attention_cases import Case, Problem, make_problem, spread_case, strip_case  # noqa: E402
 from attention_run import assert_replays, assert_same_bits, wrong_results  # noqa: E402
 from attention_shim import Unsupported  # noqa: E402
 
 NAME = "cuda sm80 spread"
 ALL = (True,) * 4
-# Single attention with pair bias; keys in two rounds; two rows that share a bias, in rounds.
-SINGLE = Case(50_000, torch.bfloat16, 1, 1, 384, 384, 16, 24, "bool", "float", False, "plain", ALL, 0.0)
+# Single attention with pair bias; the same with a bias whose queries are fastest; keys in two rounds; two rows that share a bias, in rounds.
+SINGLE = Case(50_003, torch.bfloat16, 1, 1, 384, 384, 16, 24, "bool", "float", False, "plain", ALL, 0.0)
+TURNED = dataclasses.replace(SINGLE, seed=50_000)
 ROUNDS = Case(50_001, torch.bfloat16, 1, 1, 389, 777, 3, 48, "bool", "float", False, "packed", ALL, 0.0)
 ROWS = Case(50_002, torch.float16, 2, 1, 200, 449, 2, 32, "float", "storage", True, "plain", ALL, 0.0)
-FIXED = pytest.mark.parametrize("case", (SINGLE, ROUNDS, ROWS), ids=("single", "rounds", "rows"))
+FIXED = pytest.mark.parametrize("case", (SINGLE, TURNED, ROUNDS, ROWS), ids=("single", "turned", "rounds", "rows"))
 
 
 def run(shim, case: Case, problem: Problem) -> dict[str, torch.Tensor]:
@@ -41,6 +42,11 @@ def check(shim, case: Case, problem: Problem | None = None) -> None:
 @pytest.mark.parametrize("seed", range(50_100, 50_400))
 def test_random_case(shim, seed: int) -> None:
     check(shim, spread_case(seed))
+
+
+@pytest.mark.parametrize("seed", range(51_001, 51_061))
+def test_random_case_of_the_backward_in_strips(shim, seed: int) -> None:
+    check(shim, strip_case(seed))
 
 
 @FIXED
@@ -94,7 +100,7 @@ def test_every_run_gives_the_same_bits(shim, case: Case) -> None:
 
 @FIXED
 def test_graph_replay_equals_eager(shim, case: Case) -> None:
-    fresh = make_problem(dataclasses.replace(case, seed=7))
+    fresh = make_problem(dataclasses.replace(case, seed=case.seed + 5))  # the same strides
     assert_replays(lambda problem: run(shim, case, problem), make_problem(case), fresh)
 
 
@@ -102,7 +108,7 @@ def test_graph_replay_equals_eager(shim, case: Case) -> None:
     ({"keys": 64}, "fewer than 65 keys"), ({"rows": 3}, "more than 2 rows"), ({"dtype": torch.float32}, "no kernel for float32"),
     ({"dim": 72}, "no kernel for bfloat16 with head dimension 72"), ({"layout": "odd"}, "16 bytes"),
     ({"heads": 1000}, "one block for each multiprocessor"), ({"heads": 4001}, "more than 40000000 scores"),
-    ({"heads": 251, "bias": "none"}, "without a bias")))
+    ({"heads": 251, "bias": "none"}, "without a bias"), ({"batch": 2, "rows": 2}, "a bias each")))
 def test_what_it_leaves_to_others(shim, changes: dict, reason: str) -> None:
     case = dataclasses.replace(SINGLE, **{"queries": 100, "keys": 100, "heads": 2} | changes)
     with pytest.raises(Unsupported, match=reason):

@@ -48,7 +48,15 @@ __device__ __forceinline__ void LoadMatrixTransposed(std::uint32_t (&r)[4], std:
                : "r"(address));
 }
 
-// The reverse: matrices 0 to 3 from r0 to r3 (sm_90).
+// An 8x8 matrix of 16-bit elements, transposed: a lane holds elements 2 (lane % 4) and the next one
+// of row lane / 4, before and after.
+__device__ __forceinline__ std::uint32_t TransposeMatrix(std::uint32_t x) {
+  std::uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+// The reverse of LoadMatrix: matrices 0 to 3 from r0 to r3 (sm_90).
 __device__ __forceinline__ void StoreMatrix(std::uint32_t address, std::uint32_t r0,
                                             std::uint32_t r1, std::uint32_t r2, std::uint32_t r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),

@@ -1,4 +1,4 @@
-// What the EvoAttention kernels for small grids are told, and the functions that launch them.
+// What the backward of EvoAttention for small grids is told, and the functions that launch it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -28,12 +28,11 @@ struct SpreadParams : AttentionProblem {
   bool dbias_pairs = false;
 };
 
-// The kernels of one storage type and one padded head dimension. Each queues on `stream` and throws
-// kDevice when the launch fails. The shared memory of a block is that of its steps and tiles.
+// The kernel of one storage type and one padded head dimension. Backward queues on `stream` and
+// throws kDevice when the launch fails. The shared memory of a block is that of its steps and
+// tiles.
 template <DType kType, int kDim>
 struct SpreadAttention {
-  static void Forward(const SpreadParams& params, cudaStream_t stream);
-  static int ForwardBytes(const SpreadParams& params);
   static void Backward(const SpreadParams& params, cudaStream_t stream);
   static int BackwardBytes(const SpreadParams& params);
 };

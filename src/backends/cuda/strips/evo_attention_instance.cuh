@@ -1,0 +1,38 @@
+// Bodies of StripAttention.
+#pragma once
+
+#include "backends/cuda/attention/element.cuh"
+#include "backends/cuda/strips/evo_attention_backward.cuh"
+#include "backends/cuda/strips/evo_attention_forward.cuh"
+
+namespace megafold::cuda {
+
+template <DType kType, int kDim>
+void StripAttention<kType, kDim>::Forward(const StripProblem& p, int tiles, int shared_limit,
+                                          cudaStream_t stream) {
+  using T = typename ElementOf<kType>::Type;
+  if (tiles == 1) {
+    LaunchStripForward<T, 1, kDim>(p, shared_limit, stream);
+  } else if (tiles == 2) {
+    LaunchStripForward<T, 2, kDim>(p, shared_limit, stream);
+  } else if constexpr (StripForwardTiles(kDim, true) == 3) {
+    LaunchStripForward<T, 3, kDim>(p, shared_limit, stream);
+  }
+}
+
+template <DType kType, int kDim>
+void StripAttention<kType, kDim>::Backward(const StripProblem& p, int tiles, float* dq_parts,
+                                           int shared_limit, cudaStream_t stream) {
+  using T = typename ElementOf<kType>::Type;
+  if constexpr (StripBackwardTiles(kDim) > 0) {
+    if (tiles == 1) {
+      LaunchStripBackward<T, 1, kDim>(p, dq_parts, shared_limit, stream);
+    } else if (tiles == 2) {
+      LaunchStripBackward<T, 2, kDim>(p, dq_parts, shared_limit, stream);
+    } else if constexpr (StripBackwardTiles(kDim) == 3) {
+      LaunchStripBackward<T, 3, kDim>(p, dq_parts, shared_limit, stream);
+    }
+  }
+}
+
+}  // namespace megafold::cuda
