@@ -47,31 +47,31 @@ Problem EvoAttention(Tensors& t, const Shape& shape, DType dtype) {
       return layout.New(n, [&](Sizes sizes) { return r.Result(sizes); });
     };
     const ops::EvoAttentionForwardArgs forward{
-        q,
-        k,
-        v,
-        mask,
-        bias,
-        scale,
-        result(queries),
-        r.Statistic({layout.b, layout.s, layout.h, queries})};
+        .q = q,
+        .k = k,
+        .v = v,
+        .mask = mask,
+        .bias = bias,
+        .scale = scale,
+        .out = result(queries),
+        .lse = r.Statistic({layout.b, layout.s, layout.h, queries})};
     Call(forward, ops::EvoAttentionForwardWorkspace, ops::EvoAttentionForward);
     between();
     TensorView dbias;
     if (bias.defined()) dbias = r.Statistic({bias_batch, 1, layout.h, queries, keys});
-    const ops::EvoAttentionBackwardArgs backward{q,
-                                                 k,
-                                                 v,
-                                                 mask,
-                                                 bias,
-                                                 scale,
-                                                 forward.out,
-                                                 forward.lse,
-                                                 dout,
-                                                 result(queries),
-                                                 result(keys),
-                                                 result(keys),
-                                                 dbias};
+    const ops::EvoAttentionBackwardArgs backward{.q = q,
+                                                 .k = k,
+                                                 .v = v,
+                                                 .mask = mask,
+                                                 .bias = bias,
+                                                 .scale = scale,
+                                                 .out = forward.out,
+                                                 .lse = forward.lse,
+                                                 .dout = dout,
+                                                 .dq = result(queries),
+                                                 .dk = result(keys),
+                                                 .dv = result(keys),
+                                                 .dbias = dbias};
     Call(backward, ops::EvoAttentionBackwardWorkspace, ops::EvoAttentionBackward);
   };
 }
