@@ -102,3 +102,13 @@ def test_every_source_folder_is_in_the_table() -> None:
     folders = {f"src/{path.name}" for path in (ROOT / "src").iterdir() if path.is_dir()}
     covered = {"/".join(name.split("/")[:2]) for name in ALLOWED}
     assert folders <= covered, f"add {sorted(folders - covered)} to the table here and in docs/architecture.md"
+
+
+def test_kernel_types_have_one_definition() -> None:
+    """Headers of different CUDA paths meet in one library: two types of one name would be one to the linker."""
+    places: dict[str, set[str]] = {}
+    for header in (path for kind in ("*.h", "*.cuh") for path in (ROOT / "src/backends/cuda").rglob(kind)):
+        for name in re.findall(r"^(?:struct|class) (\w+)(?: final)?(?: : [^{;]+)? \{", header.read_text(), re.MULTILINE):
+            places.setdefault(name, set()).add(str(header.relative_to(ROOT)))
+    assert len(places) > 40, "the pattern finds no types any more"
+    assert not {name: sorted(where) for name, where in places.items() if len(where) > 1}

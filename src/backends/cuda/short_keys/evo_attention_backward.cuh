@@ -267,7 +267,7 @@ __global__ __launch_bounds__(kShortThreads, kDim <= 32 ? 3 : 2) void ShortBackwa
       const StepPlace now = rows.Copied(step);  // one step ahead, so it is still there
       if (step == 0 || (p.groups > 1 && now.row == 0)) {
         TileScores values;
-        ReadBias<T>(values, p, now.Group(p), head, inverse_scale, [&](int m, int n, int i) {
+        ReadShortBias<T>(values, p, now.Group(p), head, inverse_scale, [&](int m, int n, int i) {
           return make_int2(n * 8 + lane % 4 * 2 + i % 2, warp_key + m * 16 + i / 2 * 8 + lane / 4);
         });
 #pragma unroll

@@ -208,9 +208,9 @@ __device__ __forceinline__ float MaskStart(const AttentionProblem& p, std::uint3
 // gives an element's query and key. Every load is made, wherever it has to point, so that none
 // waits for another.
 template <typename T, int kMTiles, int kNTiles, typename Place>
-__device__ __forceinline__ void ReadBias(float (&bias)[kMTiles][kNTiles][4],
-                                         const ShortKeysParams& p, int group, int head,
-                                         float inverse_scale, const Place& place) {
+__device__ __forceinline__ void ReadShortBias(float (&bias)[kMTiles][kNTiles][4],
+                                              const ShortKeysParams& p, int group, int head,
+                                              float inverse_scale, const Place& place) {
   const auto visit = [&](const auto& run) {
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {

@@ -313,7 +313,7 @@ __global__ __launch_bounds__(kForwardThreads, kDim <= 32 ? 3 : 2) void ShortForw
     if (now.tile == 0) terms[thread] = MaskStart<T>(p, mask_bits, thread, inverse_scale);
     if constexpr (kSplitKeys) {
       if (step == 0 || (p.groups > 1 && now.row == 0)) {
-        ReadBias<T>(bias, p, now.Group(p), head, inverse_scale, [&](int m, int n, int i) {
+        ReadShortBias<T>(bias, p, now.Group(p), head, inverse_scale, [&](int m, int n, int i) {
           return make_int2(m * 16 + i / 2 * 8 + lane / 4, warp_key + n * 8 + lane % 4 * 2 + i % 2);
         });
       }

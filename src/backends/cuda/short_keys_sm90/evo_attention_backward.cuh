@@ -86,7 +86,7 @@ __global__ __launch_bounds__(
   };
   const auto copy_keys = [&](const ItemPlace& at, int parity) {
     BarrierExpect(keys_full + parity * 8, kKeysBytes);
-    CopyKeys(p, at, shared + Layout::kKeys + parity * kKeysBytes, keys_full + parity * 8);
+    CopyShortKeys(p, at, shared + Layout::kKeys + parity * kKeysBytes, keys_full + parity * 8);
   };
   const auto terms_of = [&](int parity) { return shared + Layout::kTerms + parity * kTermBytes; };
   const int warp_row = thread / 32 * 16;
@@ -119,7 +119,7 @@ __global__ __launch_bounds__(
   for (int stage = 0; stage < Layout::kStages - 1; ++stage) next.Advance(p);
   ItemWalk next_item = now;  // whose K and V are copied
   next_item.Advance(p);
-  const KeyMask mask(p, sizeof(T));
+  const ShortKeyMask mask(p, sizeof(T));
   std::uint32_t mask_bits = mask.Bits(p, now);
   read_lse(now);
   WriteTerm<T>(terms_of(0), p, mask_bits, inverse_scale);

@@ -62,16 +62,16 @@ struct ItemWalk {
 };
 
 // Copies of an item's K and V, by one thread.
-__device__ __forceinline__ void CopyKeys(const HopperShortParams& p, const ItemPlace& at,
-                                         std::uint32_t stage, std::uint32_t barrier) {
+__device__ __forceinline__ void CopyShortKeys(const HopperShortParams& p, const ItemPlace& at,
+                                              std::uint32_t stage, std::uint32_t barrier) {
   CopyTensor(stage, p.k_map, 0, 0, at.head, at.row, at.batch, barrier);
   CopyTensor(stage + kKeysBytes / 2, p.v_map, 0, 0, at.head, at.row, at.batch, barrier);
 }
 
 // The mask's terms of this thread's key.
-class KeyMask {
+class ShortKeyMask {
  public:
-  __device__ __forceinline__ KeyMask(const HopperShortParams& p, int element_bytes) {
+  __device__ __forceinline__ ShortKeyMask(const HopperShortParams& p, int element_bytes) {
     bytes_ = p.mask.kind == TermKind::kBool      ? 1
              : p.mask.kind == TermKind::kFloat32 ? 4
                                                  : element_bytes;
@@ -97,13 +97,14 @@ class KeyMask {
 // bfloat16 parts, a query 1 in those three. What hides a key is a large number, not -inf: the
 // eight columns are read a second time, times 0.
 inline constexpr int kTermBytes = kHopperShortKeys * 16;
-inline constexpr float kHidden = -1e30F;
+inline constexpr float kShortHidden = -1e30F;
 
 template <typename T>
 __device__ __forceinline__ void WriteTerm(std::uint32_t terms, const HopperShortParams& p,
                                           std::uint32_t bits, float inverse_scale) {
   const auto key = static_cast<int>(threadIdx.x);
-  const float term = fminf(fmaxf(MaskStart<T>(p, bits, key, inverse_scale), kHidden), -kHidden);
+  const float term =
+      fminf(fmaxf(MaskStart<T>(p, bits, key, inverse_scale), kShortHidden), -kShortHidden);
   const float high = __bfloat162float(__float2bfloat16_rn(term));
   const float middle = __bfloat162float(__float2bfloat16_rn(term - high));
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %3};" ::"r"(terms + key * 16),

@@ -44,7 +44,7 @@ __device__ __forceinline__ float ShiftOf(const float (&s)[kRowScores], int half,
   }
   maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 1));
   maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 2));
-  return maximum < kHidden / 2 ? 0.0F : maximum * scale;
+  return maximum < kShortHidden / 2 ? 0.0F : maximum * scale;
 }
 
 template <typename T>
@@ -67,7 +67,7 @@ __global__ __launch_bounds__(
     BarrierExpect(barrier, Layout::kStageBytes);
     CopyTensor(to, p.q_map, 0, at.part * 2 * kHopperShortQueries, at.head, at.row, at.batch,
                barrier);
-    CopyKeys(p, at, to + Layout::kKeys, barrier);
+    CopyShortKeys(p, at, to + Layout::kKeys, barrier);
   };
   const auto terms_of = [&](int stage) { return shared + Layout::kTerms + stage * kTermBytes; };
 
@@ -81,7 +81,7 @@ __global__ __launch_bounds__(
   __syncwarp();
   ItemWalk next = now;
   next.Advance(p);
-  const KeyMask mask(p, sizeof(T));
+  const ShortKeyMask mask(p, sizeof(T));
   const std::uint32_t first_bits = mask.Bits(p, now);
   WriteTerm<T>(terms_of(0), p, first_bits, inverse_scale);
   __syncthreads();

@@ -7,10 +7,8 @@
 
 namespace megafold::cuda {
 
-// What a thread adds to a query's sum in a step (16 keys), at most, and what its sum has to reach
-// before the query's shift has been fitted to its scores: float16 holds p from 6e-5 to 65504.
 // Rows of an item and computing warpgroups: what the registers hold.
-struct ForwardTiling {
+struct HopperForwardTiling {
   int rows, groups;
 
   __host__ __device__ constexpr int Queries() const { return groups * kHopperTile; }
@@ -21,8 +19,8 @@ struct ForwardTiling {
 };
 
 template <int kRows, int kGroups>
-struct ForwardTilingType {
-  static constexpr ForwardTiling kValue{kRows, kGroups};
+struct HopperForwardTilingType {
+  static constexpr HopperForwardTiling kValue{kRows, kGroups};
 };
 
 // Shared memory, in bytes: rings of Q, of bias, and of K, V and mask columns; mask columns of a
@@ -64,7 +62,8 @@ __device__ __forceinline__ std::uint32_t EmptyBarrier(std::uint32_t ring, int st
   return ring + stage * 16 + 8;
 }
 
-__host__ __device__ inline int ForwardItems(const HopperAttentionParams& p, ForwardTiling tiling) {
+__host__ __device__ inline int ForwardItems(const HopperAttentionParams& p,
+                                            HopperForwardTiling tiling) {
   const int tiles = (p.queries + tiling.Queries() - 1) / tiling.Queries();
   const int row_blocks = (static_cast<int>(p.rows) + tiling.rows - 1) / tiling.rows;
   return tiles * row_blocks * p.heads * static_cast<int>(p.groups);
@@ -75,7 +74,7 @@ struct ForwardItem {
   int row, group;  // the first row
 
   // Queries vary fastest: blocks that run together read the same K and V.
-  __device__ __forceinline__ ForwardItem(const HopperAttentionParams& p, ForwardTiling tiling,
+  __device__ __forceinline__ ForwardItem(const HopperAttentionParams& p, HopperForwardTiling tiling,
                                          int index) {
     const int tiles = (p.queries + tiling.Queries() - 1) / tiling.Queries();
     const int row_blocks = (static_cast<int>(p.rows) + tiling.rows - 1) / tiling.rows;

@@ -35,7 +35,7 @@ void LaunchForward(const HopperAttentionParams& p, LaunchChain& chain) {
 
 // How long a forward takes, in hundredths of a row of an item: an item costs a little beside its
 // rows, and all multiprocessors wait for the one that has the most items.
-inline std::int64_t ForwardCost(const HopperAttentionParams& p, ForwardTiling tiling) {
+inline std::int64_t ForwardCost(const HopperAttentionParams& p, HopperForwardTiling tiling) {
   const int multiprocessors = Multiprocessors();
   const std::int64_t most = (ForwardItems(p, tiling) + multiprocessors - 1) / multiprocessors;
   return most * (100 * tiling.rows + 15);
@@ -44,9 +44,9 @@ inline std::int64_t ForwardCost(const HopperAttentionParams& p, ForwardTiling ti
 template <DType kType, int kDim>
 void HopperAttention<kType, kDim>::Forward(const HopperAttentionParams& p, LaunchChain& chain) {
   using T = typename ElementOf<kType>::Type;
-  using Two = ForwardTilingType<2, kDim <= 48 ? 3 : 2>;
+  using Two = HopperForwardTilingType<2, kDim <= 48 ? 3 : 2>;
   if constexpr (kDim <= 32) {
-    using Three = ForwardTilingType<3, 3>;
+    using Three = HopperForwardTilingType<3, 3>;
     if (ForwardCost(p, Three::kValue) <= ForwardCost(p, Two::kValue)) {
       return LaunchForward<T, kDim, Three>(p, chain);
     }

@@ -36,7 +36,7 @@ struct HopperAttentionParams : AttentionProblem {
   // Over (D, token, head, row, batch), boxes of (BoxColumns, 64, 1, 1, 1): rows of 32, 64 or 128
   // bytes, swizzled over their length, zeros past D and past the last token.
   CUtensorMap q_map{}, k_map{}, v_map{}, out_map{}, dout_map{};  // out_map: forward
-  CUtensorMap dq_map{}, dk_map{}, dv_map{};  // of what is wanted
+  CUtensorMap dq_map{}, dk_map{}, dv_map{};                      // of what is wanted
   int query_tiles = 0, key_tiles = 0;
   float scale_log2 = 1;                    // scale * log2(e)
   const float* bias_by_queries = nullptr;  // tiles whose rows are queries; null without a bias

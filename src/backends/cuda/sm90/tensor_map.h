@@ -11,9 +11,9 @@ namespace megafold::cuda {
 // be a multiple of 16 bytes; no dimension may be expanded (stride 0).
 const char* TensorMapRefusal(const TensorView& view);
 
-// Boxes of `box_tokens` tokens and `box_dim` elements of D, the rows of the box swizzled over their 32, 64 or
-// 128 bytes. What lies past the end of a dimension is read as zero. Throws kDevice when the driver
-// refuses.
+// Boxes of `box_tokens` tokens and `box_dim` elements of D, the rows of the box swizzled over their
+// 32, 64 or 128 bytes. What lies past the end of a dimension is read as zero. Throws kDevice when
+// the driver refuses.
 CUtensorMap MakeTensorMap(const TensorView& view, int box_dim, int box_tokens = 64);
 
 }  // namespace megafold::cuda

@@ -225,9 +225,10 @@ struct SpreadQueries {
 
 // Adds ds of 16 keys to dBias, or stores the first row's. `to` is the lane's first element: a
 // thread meets the same ones in every row.
-__device__ __forceinline__ void StoreBiasGradient(float* to, const SpreadScores& ds, int queries,
-                                                  int keys, std::int64_t query_stride, bool pairs,
-                                                  bool first) {
+__device__ __forceinline__ void StoreSpreadBiasGradient(float* to, const SpreadScores& ds,
+                                                        int queries, int keys,
+                                                        std::int64_t query_stride, bool pairs,
+                                                        bool first) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (half * 8 + LaneId() / 4 >= queries) continue;
@@ -284,8 +285,8 @@ __device__ __forceinline__ void SpreadQueriesRow(const SpreadParams& p, char* sh
         }
       }
       if (p.dbias != nullptr) {
-        StoreBiasGradient(dbias + key, ds, place.count, p.keys - start - key, p.keys, p.dbias_pairs,
-                          first);
+        StoreSpreadBiasGradient(dbias + key, ds, place.count, p.keys - start - key, p.keys,
+                                p.dbias_pairs, first);
       }
       if (p.dq.data != nullptr) {
         MultiplyScores<T, 1, 2, kDim / 8, kPitch>(dq, ds, keys.k + key * kPitch);

@@ -20,9 +20,9 @@ struct StripBackward {
   static constexpr int kKeys = kTiles * 16;
   static constexpr int kOut = (kDim + 7) / 8;           // tiles of a gradient's columns
   static constexpr int kBiasPitch = 16 * (kTiles | 1);  // quads of two rows lie in different banks
-  static constexpr int kTileBytes = kKeys * VectorTile<kDim>::kRowBytes;
+  static constexpr int kTileBytes = kKeys * StripTile<kDim>::kRowBytes;
   static constexpr int kKeyBytes = 2 * kTileBytes + kKeys * 4;
-  static constexpr int kVectorBytes = kStrip * VectorTile<kDim>::kRowBytes;
+  static constexpr int kVectorBytes = kStrip * StripTile<kDim>::kRowBytes;
   static constexpr int kWarpBytes = 3 * kVectorBytes + kStrip * 4 + kStrip * kBiasPitch * 4;
   static constexpr int kSums = 2 * kKeys * kSumPitch<kDim>;  // floats of a warp, over its strip
 
@@ -56,9 +56,9 @@ struct StripBackward {
 
 // Copies the block's K and V in the order of the scores' columns, eight vectors a warp at a time.
 template <typename T, int kTiles, int kDim, bool kRows>
-__device__ __forceinline__ void CopyKeys(const StripProblem& p,
-                                         const typename StripBackward<T, kTiles, kDim>::Shared& to,
-                                         int warp, int warps, int first_key) {
+__device__ __forceinline__ void CopyStripKeys(
+    const StripProblem& p, const typename StripBackward<T, kTiles, kDim>::Shared& to, int warp,
+    int warps, int first_key) {
   constexpr int kKeys = StripBackward<T, kTiles, kDim>::kKeys;
   const VectorCopy<kDim> k(StripBase<kRows>(p.k.data, p.k.head, p.row.k), p.k.token, p.keys, p.dim);
   const VectorCopy<kDim> v(StripBase<kRows>(p.v.data, p.v.head, p.row.v), p.v.token, p.keys, p.dim);
@@ -151,7 +151,7 @@ __device__ __forceinline__ void TileDelta(float (&delta)[2], const RowFragments<
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float c[4] = {};
-    MultiplyVectors(c, dout, columns, half);
+    MultiplyStripVectors(c, dout, columns, half);
     // Row g's element of column g lies in the quad's lane g / 2.
     const float mine = g % 2 == 0 ? c[half * 2] : c[half * 2 + 1];
     delta[half] = __shfl_sync(0xFFFFFFFFU, mine, g * 4 + g / 2);
@@ -230,8 +230,8 @@ struct StripGradients {
         const TransposedFragments<T, kDim> k(shared.k, m * 16), v(shared.v, m * 16);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          MultiplyVectors(s[j], q, k, j);
-          MultiplyVectors(ds[j], dout, v, j);
+          MultiplyStripVectors(s[j], q, k, j);
+          MultiplyStripVectors(ds[j], dout, v, j);
         }
       }
       const float4 term = *reinterpret_cast<const float4*>(shared.terms + m * 16 + t * 4);
@@ -331,7 +331,7 @@ __global__ __launch_bounds__(kStripWarps *
 
   const int thread = static_cast<int>(threadIdx.x), lane = LaneId();
   const StripMask<kRows> mask(p, first_key + thread);
-  CopyKeys<T, kTiles, kDim, kRows>(p, shared, warp, warps, first_key);
+  CopyStripKeys<T, kTiles, kDim, kRows>(p, shared, warp, warps, first_key);
   StripGradients<T, kTiles, kDim, kRows> gradients;
   int first_query = warp * kStrip;
   bool begins = true;

@@ -18,8 +18,8 @@ struct StripForward {
   static constexpr int kQueries = kTiles * 16;
   static constexpr int kOut = (kDim + 7) / 8;  // tiles of O's columns
   static constexpr int kPitch = kSumPitch<kDim>;
-  static constexpr int kQueryBytes = kQueries * VectorTile<kDim>::kRowBytes;
-  static constexpr int kStripBytes = kStrip * VectorTile<kDim>::kRowBytes;
+  static constexpr int kQueryBytes = kQueries * StripTile<kDim>::kRowBytes;
+  static constexpr int kStripBytes = kStrip * StripTile<kDim>::kRowBytes;
   static constexpr int kBiasBytes = kQueries * kStrip * 4;
 
   static int Bytes(const StripProblem& p, int warps) {
@@ -329,8 +329,8 @@ __global__ __launch_bounds__(kStripWarps *
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
         const TransposedFragments<T, kDim> keys(shared.keys, pair * 16);
-        MultiplyVectors(s[pair * 2], query_rows, keys, 0);
-        MultiplyVectors(s[pair * 2 + 1], query_rows, keys, 1);
+        MultiplyStripVectors(s[pair * 2], query_rows, keys, 0);
+        MultiplyStripVectors(s[pair * 2 + 1], query_rows, keys, 1);
       }
       bias.Add(p.scale, m, s);
       if (adds) {

@@ -90,7 +90,7 @@ __device__ __forceinline__ int StripOrder(int row) {
 // Vectors of kDim elements in shared memory, zero up to a multiple of 16, in chunks of 16 bytes
 // that are permuted so that eight rows of a chunk, and two rows, lie in different banks.
 template <int kDim>
-struct VectorTile {
+struct StripTile {
   static constexpr int kChunks = (kDim + 15) / 16 * 2;
   static constexpr int kRowBytes = kChunks == 6 ? 112 : kChunks * 16;
   static __device__ __forceinline__ int Offset(int row, int chunk) {
@@ -127,7 +127,7 @@ class VectorCopy {
   }
 
  private:
-  using Tile = VectorTile<kDim>;
+  using Tile = StripTile<kDim>;
   static constexpr int kParts = (Tile::kChunks + 3) / 4;
   const char* from_[kParts];
   std::uint32_t token_;
@@ -145,8 +145,8 @@ struct RowFragments {
     const int lane = LaneId();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      LoadMatrix(a[step].r, SharedAddress(tile + VectorTile<kDim>::Offset(row + lane % 16,
-                                                                          step * 2 + lane / 16)));
+      LoadMatrix(a[step].r, SharedAddress(tile + StripTile<kDim>::Offset(row + lane % 16,
+                                                                         step * 2 + lane / 16)));
     }
   }
 };
@@ -161,8 +161,8 @@ struct TransposedFragments {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       std::uint32_t r[4];
-      LoadMatrix(r, SharedAddress(tile + VectorTile<kDim>::Offset(row + lane / 16 * 8 + lane % 8,
-                                                                  step * 2 + lane / 8 % 2)));
+      LoadMatrix(r, SharedAddress(tile + StripTile<kDim>::Offset(row + lane / 16 * 8 + lane % 8,
+                                                                 step * 2 + lane / 8 % 2)));
       b[0][step] = {{r[0], r[1]}};
       b[1][step] = {{r[2], r[3]}};
     }
@@ -171,9 +171,10 @@ struct TransposedFragments {
 
 // c += rows times eight columns.
 template <typename T, int kDim>
-__device__ __forceinline__ void MultiplyVectors(float (&c)[4], const RowFragments<T, kDim>& rows,
-                                                const TransposedFragments<T, kDim>& columns,
-                                                int half) {
+__device__ __forceinline__ void MultiplyStripVectors(float (&c)[4],
+                                                     const RowFragments<T, kDim>& rows,
+                                                     const TransposedFragments<T, kDim>& columns,
+                                                     int half) {
 #pragma unroll
   for (int step = 0; step < rows.kSteps; ++step) {
     Mma<T>::Run(c, rows.a[step], columns.b[half][step]);
@@ -192,7 +193,7 @@ struct ColumnFragments {
     for (int n = 0; n < kOut; n += 2) {
       std::uint32_t r[4];
       LoadMatrixTransposed(
-          r, SharedAddress(tile + VectorTile<kDim>::Offset(row + lane % 16, n + lane / 16)));
+          r, SharedAddress(tile + StripTile<kDim>::Offset(row + lane % 16, n + lane / 16)));
       b[n] = {{r[0], r[1]}};
       b[n + 1] = {{r[2], r[3]}};
     }
