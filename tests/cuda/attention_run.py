@@ -86,3 +86,19 @@ def assert_replays(compute: Compute, problem: Problem, fresh: Problem) -> None:
     torch.cuda.synchronize()
     for key, value in compute(fresh).items():
         assert torch.equal(value, captured[key]), key
+
+
+def assert_large_column(shim, name: str) -> None:
+    """Rows of 128 keys without a bias, more than 2^31 elements a tensor: the first, the middle and the last are right. Takes 48 GiB."""
+    rows, n, heads, dim = 131_100, 128, 4, 32
+    assert rows * n * heads * dim > 2**31
+    q, k, v, dout = (torch.empty((1, rows, n, heads, dim), dtype=torch.bfloat16, device="cuda").normal_() for _ in range(4))
+    out, dq, dk, dv = (torch.full_like(q, float("nan")) for _ in range(4))
+    lse = torch.full((1, rows, heads, n), float("nan"), device="cuda")
+    shim.forward(name, q, k, v, None, None, out, lse, dim**-0.5)
+    shim.backward(name, q, k, v, None, None, out, lse, dout, dq, dk, dv, None, dim**-0.5)
+    for seen in (slice(0, 8), slice(rows // 2, rows // 2 + 8), slice(rows - 8, rows)):
+        problem = Problem(*(x[:, seen] for x in (q, k, v)), None, None, dout[:, seen], dim**-0.5)
+        reference, plain = plain_result(problem, torch.float64), plain_result(problem, torch.bfloat16)
+        for key, value in {"out": out, "dq": dq, "dk": dk, "dv": dv}.items():
+            assert not violations(key, value[:, seen], plain[key], reference[key], torch.bfloat16)

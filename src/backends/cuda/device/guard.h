@@ -1,4 +1,4 @@
-// CUDA runtime errors as megafold::Error, and the current device as a scope.
+// CUDA runtime errors as megafold::Error, what a device is, and the current one as a scope.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,6 +11,17 @@ inline void CheckCuda(cudaError_t error, const char* what) {
   if (error != cudaSuccess) {
     Fail(ErrorCode::kDevice, what, ": ", cudaGetErrorName(error), ", ", cudaGetErrorString(error));
   }
+}
+
+// Whether a device is of compute capability 9.0, whose instructions code for sm_90a has.
+inline bool IsHopper(int device) {
+  int major = 0;
+  int minor = 0;
+  CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+            "cudaDeviceGetAttribute");
+  CheckCuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+            "cudaDeviceGetAttribute");
+  return major == 9 && minor == 0;
 }
 
 // Makes `index` the thread's current device for the object's lifetime. Sets it even where it is the

@@ -16,16 +16,6 @@ namespace {
 constexpr std::int64_t kMinQueries = 33;
 constexpr std::int64_t kMinKeys = 65;
 
-bool IsHopper(int device) {
-  int major = 0;
-  int minor = 0;
-  CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-            "cudaDeviceGetAttribute");
-  CheckCuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-            "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
-}
-
 std::int64_t QueryTiles(std::int64_t queries) {
   return (queries + kHopperShortQueries - 1) / kHopperShortQueries;
 }

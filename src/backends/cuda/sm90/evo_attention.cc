@@ -51,16 +51,6 @@ constexpr float kLog2E = 1.44269504088896340736F;
 constexpr std::int64_t kMinQueries = 33;  // fewer leave most of a tile empty
 constexpr std::int64_t kMinKeys = 65;     // with fewer, delta wants more care than O in 16 bits has
 
-bool IsHopper(int device) {
-  int major = 0;
-  int minor = 0;
-  CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-            "cudaDeviceGetAttribute");
-  CheckCuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-            "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
-}
-
 int PaddedDim(const TensorView& q) { return FindInstance(q)->dim; }
 
 int Tiles(std::int64_t length) {

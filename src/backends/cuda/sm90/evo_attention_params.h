@@ -1,8 +1,8 @@
 // What the Hopper EvoAttention kernels are told, and the functions that launch them.
 //
 // Q, K, V and dO are read by tensor copies. Bias, mask and the statistics of the forward are packed
-// beforehand into the order that the kernels read them in (evo_attention_pack.h); all three are in
-// units of log2, so that p = 2^(scale log2(e) <q, k> + bias + mask - lse).
+// beforehand into the order and the units that the kernels read them in (evo_attention_pack.h), so
+// that p = 2^(scale log2(e) <q, k> + bias + mask - lse) takes no other products.
 #pragma once
 
 #include <cuda.h>

@@ -23,9 +23,8 @@ constexpr int StripBackwardTiles(int dim) { return dim <= 24 ? 3 : 0; }
 
 // The kernels of one storage type and one padded head dimension, with blocks of `tiles` tiles. They
 // queue on `stream` and throw kDevice when a launch fails. `dq_parts` is workspace for
-// [rows of all batches, H, blocks, Nq, kDim] numbers, unless dQ is not wanted; `early` says that
-// kernels may overlap (LaunchShape), `shared_limit` how many bytes of shared memory a block may
-// have.
+// [rows of all batches, H, blocks, Nq, kDim] numbers, unless dQ is not wanted; `shared_limit` how
+// many bytes of shared memory a block may have.
 template <DType kType, int kDim>
 struct StripAttention {
   static void Forward(const StripProblem& p, int tiles, int shared_limit, cudaStream_t stream);
