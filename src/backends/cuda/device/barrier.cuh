@@ -44,6 +44,30 @@ __device__ __forceinline__ void BarrierWait(std::uint32_t barrier, std::uint32_t
       "r"(parity), "r"(kSuspendNanoseconds)
       : "memory");
 }
+
+// A barrier that is asked before its answer is needed, which takes some 70 cycles to come: Ask() while
+// there is other work, then Wait(), of the same phase.
+class BarrierLook {
+ public:
+  __device__ __forceinline__ void Ask(std::uint32_t barrier, std::uint32_t parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}\n"
+        : "=r"(over_)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  }
+  __device__ __forceinline__ void Wait(std::uint32_t barrier, std::uint32_t parity) const {
+    if (over_ == 0) BarrierWait(barrier, parity);
+  }
+
+ private:
+  std::uint32_t over_ = 0;  // whether the phase was over when it was asked
+};
+
 // Arrives at the barrier at the same offset in block `rank` of the cluster, to say that what lies
 // in this block has been read: loads whose values have been used, and no others, are before it.
 __device__ __forceinline__ void BarrierArriveRemote(std::uint32_t barrier, std::uint32_t rank) {

@@ -138,13 +138,15 @@ class ForwardWorker {
     for (int r = 0; r < kRows; ++r) rows_[r].Clear();
     BarrierWait(FullBarrier(shared_ + Layout::kQBarriers, q_at_.stage), q_at_.FullParity());
     int previous = at_.stage;
+    BarrierLook arrived;  // K and V of the step
 
 #pragma unroll 1
     for (int tile = 0; tile < p_.key_tiles; ++tile) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const int stage = at_.stage;
-        BarrierWait(FullBarrier(ring, stage), at_.FullParity());
+        arrived.Wait(FullBarrier(ring, stage), at_.FullParity());
+        at_.Advance();
         MultiplyKeys(q_tile + r * kNextQ, k_tile + stage * kNextStage, rows_[r],
                      mask_tile + stage * next_mask);
         // P V of the step before. No product may depend on a branch: the compiler would make all of
@@ -171,6 +173,7 @@ class ForwardWorker {
         if constexpr (kWeightSets == 1) finish_previous();
         std::uint32_t(&weights)[kScores / 2] = weights_[r % kWeightSets];
         float sum[2];
+        arrived.Ask(FullBarrier(ring, at_.stage), at_.FullParity());
         Exponentials<T>(weights, sum, x);
         const bool fit = rows_[r].NeedsFit(sum);
         if constexpr (kWeightSets == 2) finish_previous();
@@ -184,7 +187,6 @@ class ForwardWorker {
         rows_[r].sum[0] += sum[0];
         rows_[r].sum[1] += sum[1];
         previous = stage;
-        at_.Advance();
       }
     }
     MultiplyValues(rows_[kRows - 1], weights_[kWeightSets - 1], v_tile + previous * kNextStage,

@@ -73,13 +73,13 @@ struct ForwardRow {
         x[4 * v + 2 * half] -= best;
         x[4 * v + 2 * half + 1] -= best;
       }
-      const float factor = Exp2(-best);
-      sum[half] = served > 0.0F ? sum[half] * factor : 0.0F;
+      const float factor = served > 0.0F ? Exp2(-best) : 0.0F;
+      sum[half] *= factor;
       if (first) continue;
 #pragma unroll
       for (int i = 0; i < kDim / 8; ++i) {
-        out[4 * i + 2 * half] = served > 0.0F ? out[4 * i + 2 * half] * factor : 0.0F;
-        out[4 * i + 2 * half + 1] = served > 0.0F ? out[4 * i + 2 * half + 1] * factor : 0.0F;
+        out[4 * i + 2 * half] *= factor;
+        out[4 * i + 2 * half + 1] *= factor;
       }
     }
     if (fitted) least = -1.0F;
