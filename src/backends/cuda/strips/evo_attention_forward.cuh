@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "backends/cuda/device/barrier.cuh"
 #include "backends/cuda/strips/evo_attention_params.h"
 #include "backends/cuda/strips/strips.cuh"
 
@@ -273,6 +274,25 @@ __device__ __forceinline__ void CopyBlockQueries(const StripProblem& p, char* ti
   }
 }
 
+// On Hopper the kernel is launched while the one that was queued before it still ends, and lets the
+// next one do the same: nothing but parameters is read, and nothing stored, before this returns.
+__device__ __forceinline__ void WaitForOperands() {
+#if __CUDA_ARCH__ >= 900
+  WaitForPrevious();
+  LetNextBegin();
+#endif
+}
+// Whether the current device runs code that waits as above; other code must not begin early.
+inline bool BeginsEarly() {
+#ifdef MEGAFOLD_CUDA_SM90A
+  int device = 0;
+  CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+  return IsHopper(device);
+#else
+  return false;
+#endif
+}
+
 // kOnce: every warp has one strip. kRows: there is more than one row.
 template <typename T, int kTiles, int kDim, bool kOnce, bool kRows>
 __global__ __launch_bounds__(kStripWarps *
@@ -292,6 +312,7 @@ __global__ __launch_bounds__(kStripWarps *
   float out[kTiles][Forward::kOut][4] = {};
   StripSoftmax<kTiles> state;
   int first_key = warp * kStrip;
+  WaitForOperands();
   CopyBlockQueries<T, kTiles, kDim, kRows>(p, shared.queries, warp, warps, first_query);
 #pragma unroll 1
   do {
@@ -377,6 +398,7 @@ void LaunchStripForward(const StripProblem& p, int shared_limit, cudaStream_t st
          {.blocks = (p.queries + Forward::kQueries - 1) / Forward::kQueries,
           .threads = warps * 32,
           .shared_bytes = static_cast<std::size_t>(Forward::Bytes(p, warps)),
+          .early = BeginsEarly(),
           .columns = p.heads,
           .layers = p.layers},
          stream, p);
