@@ -79,6 +79,26 @@ def test_queries_that_see_one_key(shim, dtype: torch.dtype, key: int) -> None:
     assert torch.equal(results["out"], problem.v[:, :, key:key + 1].expand_as(results["out"]))
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("visible_keys", (1, 2, 90, 128))
+def test_scores_of_every_size_side_by_side(shim, dtype: torch.dtype, visible_keys: int) -> None:
+    """Sums of exponentials past either end of float32 next to ordinary ones, and rows that see no key."""
+    wanted = visible_keys > 1  # of one key dK should be 0: what rounding leaves is of the size of these q
+    case = dataclasses.replace(COLUMN, batch=2, rows=6, queries=190, dtype=dtype, gradients=(wanted, wanted, wanted, False))
+    problem = make_problem(case)
+    problem.q[:, :, ::3] *= 40
+    problem.q[:, :, ::5] *= 12
+    numbers = torch.Generator(device="cuda").manual_seed(case.seed)
+    problem.mask = torch.rand(problem.mask.shape, generator=numbers, device="cuda").argsort(-1) < visible_keys
+    problem.mask[:, 1] = False
+    results = compute(shim, case, problem)
+    assert not wrong_results(case, problem, results)
+    assert results["out"][:, 1].eq(0).all()
+    if visible_keys == 1:
+        seen = torch.where(problem.mask[:, :, 0, 0, :, None, None], problem.v, 0).sum(2, keepdim=True)
+        assert torch.equal(results["out"], seen.expand_as(results["out"]))
+
+
 def test_queries_that_see_no_key(shim) -> None:
     case = dataclasses.replace(COLUMN, batch=3, rows=4)
     problem = make_problem(case)
@@ -89,9 +109,11 @@ def test_queries_that_see_no_key(shim) -> None:
     assert all(results[key][:, 1].eq(0).all() for key in ("out", "dq", "dk", "dv"))
 
 
-def test_the_log_sum_exp(shim) -> None:
+@pytest.mark.parametrize("factor", (1, 12, 500))
+def test_the_log_sum_exp(shim, factor: int) -> None:
     case = dataclasses.replace(COLUMN, queries=100, keys=90, mask="float", rows=9)
     problem = make_problem(case)
+    problem.q *= factor
     scores = torch.einsum("bsihd,bsjhd->bshij", problem.q.double() * problem.scale, problem.k.double()) + problem.mask.double()
     expected = scores.logsumexp(-1)
     expected[expected == float("-inf")] = float("inf")

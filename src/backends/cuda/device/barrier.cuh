@@ -98,6 +98,11 @@ __device__ __forceinline__ void FenceAsyncProxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Asks for a tensor map that a copy or a store will need soon.
+__device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<std::uint64_t>(&map)) : "memory");
+}
+
 // ---- Copies from device to shared memory that complete on an mbarrier. ----
 
 // `bytes` and both addresses are multiples of 16.

@@ -31,6 +31,12 @@ struct TileDescriptor {
     if constexpr (kPitch != 32) return address / 16 + (1U << 16);
     return (address & 0x3FFFF) / 16 + (kStripBytes / 16 << 16);
   }
+  // The same of an MN-major tile whose columns go on after kPitch bytes at `next`, which lies
+  // behind it, and what is added to the low half for the next 16 of K whose columns go on there
+  // too.
+  static __device__ __forceinline__ std::uint32_t Low(std::uint32_t address, std::uint32_t next) {
+    return address / 16 + ((next - address) / 16 << 16);
+  }
   static __device__ __forceinline__ std::uint64_t FromLow(std::uint32_t low) {
     constexpr std::uint32_t kSwizzle = kPitch == 32 ? 3 : kPitch == 64 ? 2 : 1;
     constexpr std::uint32_t kHigh = kSwizzle << 30 | 8 * kPitch / 16;
@@ -39,6 +45,7 @@ struct TileDescriptor {
   // Added to the low half: the next 16 of K for a K-major tile, and for an MN-major one.
   static constexpr std::uint32_t kStepKMajor = (kPitch == 32 ? kStripBytes : 32) / 16;
   static constexpr std::uint32_t kStepMnMajor = 16 * kPitch / 16;
+  static constexpr std::uint32_t kStepMnMajorSameNext = kStepMnMajor - (kStepMnMajor << 16);
 };
 
 // The same for K-major tiles of 16 columns without a swizzle: `left` and `right` are the addresses
@@ -82,6 +89,7 @@ struct Wgmma;
                        "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define MEGAFOLD_D4 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
 #define MEGAFOLD_D16 MEGAFOLD_D8(0), MEGAFOLD_D8(8)
+#define MEGAFOLD_D20 MEGAFOLD_D16, "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19])
 #define MEGAFOLD_D24 MEGAFOLD_D16, MEGAFOLD_D8(16)
 #define MEGAFOLD_D32 MEGAFOLD_D24, MEGAFOLD_D8(24)
 #define MEGAFOLD_D64 MEGAFOLD_D32, MEGAFOLD_D8(32), MEGAFOLD_D8(40), MEGAFOLD_D8(48), \
@@ -89,6 +97,9 @@ struct Wgmma;
 #define MEGAFOLD_D4_NAMES "{%0, %1, %2, %3}, "
 #define MEGAFOLD_D16_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
                            "%8, %9, %10, %11, %12, %13, %14, %15}, "
+#define MEGAFOLD_D20_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
+                           "%8, %9, %10, %11, %12, %13, %14, %15, " \
+                           "%16, %17, %18, %19}, "
 #define MEGAFOLD_D24_NAMES "{%0, %1, %2, %3, %4, %5, %6, %7, " \
                            "%8, %9, %10, %11, %12, %13, %14, %15, " \
                            "%16, %17, %18, %19, %20, %21, %22, %23}, "
@@ -133,11 +144,13 @@ struct Wgmma;
   };
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 8, 4, 4, 5, 6, 7, 8, 9, 10)
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 32, 16, 16, 17, 18, 19, 20, 21, 22)
+MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 40, 20, 20, 21, 22, 23, 24, 25, 26)
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 48, 24, 24, 25, 26, 27, 28, 29, 30)
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
 MEGAFOLD_WGMMA(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69, 70)
 MEGAFOLD_WGMMA(__half, "f16", 8, 4, 4, 5, 6, 7, 8, 9, 10)
 MEGAFOLD_WGMMA(__half, "f16", 32, 16, 16, 17, 18, 19, 20, 21, 22)
+MEGAFOLD_WGMMA(__half, "f16", 40, 20, 20, 21, 22, 23, 24, 25, 26)
 MEGAFOLD_WGMMA(__half, "f16", 48, 24, 24, 25, 26, 27, 28, 29, 30)
 MEGAFOLD_WGMMA(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37, 38)
 MEGAFOLD_WGMMA(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69, 70)
@@ -148,6 +161,8 @@ MEGAFOLD_WGMMA(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69, 70)
 #undef MEGAFOLD_D64_NAMES
 #undef MEGAFOLD_D16
 #undef MEGAFOLD_D16_NAMES
+#undef MEGAFOLD_D20
+#undef MEGAFOLD_D20_NAMES
 #undef MEGAFOLD_D24
 #undef MEGAFOLD_D24_NAMES
 #undef MEGAFOLD_D32

@@ -24,6 +24,22 @@ __device__ __forceinline__ float InverseOf(float sum) {
   return sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F;
 }
 
+// Whether exponentials with this sum are exact enough as numbers of type T.
+template <typename T>
+__device__ __forceinline__ bool IsInRange(float sum) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+  return sum >= (kHalf ? 0x1p-6F : 0x1p-60F) && sum <= (kHalf ? 0x1p10F : 0x1p60F);
+}
+
+__device__ __forceinline__ float SumOfQuad(float x) {
+  x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
+  return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
+}
+__device__ __forceinline__ float MaximumOfQuad(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 2));
+}
+
 // A tile of queries of a row: what a block does in one step.
 struct StepPlace {
   int tile;

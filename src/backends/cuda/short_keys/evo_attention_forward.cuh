@@ -54,22 +54,6 @@ __device__ __forceinline__ void ComputeScores(ForwardScores& s,
   MultiplyByRows<T, 2, kDim / 16, kForwardKeys / 8, kTilePitch<T, kDim>>(s, q, k);
 }
 
-// Whether exponentials with this sum are exact enough as numbers of type T.
-template <typename T>
-__device__ __forceinline__ bool IsInRange(float sum) {
-  constexpr bool kHalf = std::is_same_v<T, __half>;
-  return sum >= (kHalf ? 0x1p-6F : 0x1p-60F) && sum <= (kHalf ? 0x1p10F : 0x1p60F);
-}
-
-__device__ __forceinline__ float SumOfQuad(float x) {
-  x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
-  return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
-}
-__device__ __forceinline__ float MaximumOfQuad(float x) {
-  x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 1));
-  return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFU, x, 2));
-}
-
 // What a warp has of its 32 queries. O is divided by the sum of p as it was rounded for the product
 // with V, so that a query that sees one key gets exactly its V; the log-sum-exp is of p itself.
 template <int kDim>

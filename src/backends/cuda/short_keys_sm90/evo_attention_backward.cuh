@@ -182,8 +182,8 @@ __global__ __launch_bounds__(
     float delta[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      delta[half] = SumOfRow(product[2 * half] + product[2 * half + 1]) *
-                    InverseOf(SumOfRow(sum[2 * half] + sum[2 * half + 1]));
+      delta[half] = SumOfQuad(product[2 * half] + product[2 * half + 1]) *
+                    InverseOf(SumOfQuad(sum[2 * half] + sum[2 * half + 1]));
     }
     std::uint32_t gradients[kHopperShortKeys / 16][4];
 #pragma unroll

@@ -20,23 +20,30 @@ inline constexpr int kVectorValues = kHopperShortDim / 2;    // that it holds of
 using VectorDescriptor = TileDescriptor<kVectorPitch>;
 
 // A block's walk over its items. Places are added up: divisions would take one thread hundreds of
-// cycles while all others wait for it.
+// cycles while all others wait for it. The first item is a block's number, so small that float32
+// divides it.
 struct ItemWalk {
   int item;
+  int head;  // counted over all rows
   ItemPlace at;
 
   __device__ __forceinline__ explicit ItemWalk(const HopperShortParams& p)
-      : item(static_cast<int>(blockIdx.x)) {
-    const int head = item / p.parts;
-    const int row = head / p.heads;
+      : item(static_cast<int>(blockIdx.x)), head(Quotient(item, p.parts)) {
     const auto batch_rows = static_cast<int>(p.batch_rows);
-    at = {row / batch_rows, row % batch_rows, head % p.heads, item % p.parts};
+    const int row = Quotient(head, p.heads);
+    const int batch = Quotient(row, batch_rows);
+    at = {batch, row - batch * batch_rows, head - row * p.heads, item - head * p.parts};
+  }
+  // a / b, rounded down, for a below 2^20.
+  static __device__ __forceinline__ int Quotient(int a, int b) {
+    return static_cast<int>(__fdividef(static_cast<float>(a) + 0.5F, static_cast<float>(b)));
   }
   __device__ __forceinline__ bool Inside(const HopperShortParams& p) const {
     return item < p.items;
   }
   __device__ __forceinline__ void Advance(const HopperShortParams& p) {
     item += static_cast<int>(gridDim.x);
+    head += p.head_stride;
     at.part += p.stride.part;
     at.head += p.stride.head;
     at.row += p.stride.row;
@@ -44,6 +51,7 @@ struct ItemWalk {
     if (at.part >= p.parts) {
       at.part -= p.parts;
       ++at.head;
+      ++head;
     }
     if (at.head >= p.heads) {
       at.head -= p.heads;
@@ -56,8 +64,7 @@ struct ItemWalk {
   }
   // The log-sum-exp of the item's head of a row.
   __device__ __forceinline__ float* Lse(const HopperShortParams& p) const {
-    const std::int64_t row = at.batch * p.batch_rows + at.row;
-    return p.lse + (row * p.heads + at.head) * p.queries;
+    return p.lse + static_cast<std::int64_t>(head) * p.queries;
   }
 };
 
@@ -138,18 +145,24 @@ __device__ __forceinline__ void MultiplyRows(float (&s)[kRowScores], std::uint32
   }
 }
 
-// The address of this lane's 16 bytes of a matrix of 16 rows, a warp's of a tile of vectors, and
-// columns from 8 chunk on.
-__device__ __forceinline__ std::uint32_t VectorAddress(std::uint32_t tile, int chunk) {
+// The address of this lane's 16 bytes of a matrix of rows `first` to `first` + 15 of a tile of
+// vectors and columns from 8 chunk on.
+__device__ __forceinline__ std::uint32_t VectorAddress(std::uint32_t tile, int first, int chunk) {
   const int lane = LaneId();
-  const int row = static_cast<int>(threadIdx.x) / 32 * 16 + lane % 16;
+  const int row = first + lane % 16;
   return tile + row * kVectorPitch + ((chunk + lane / 16) ^ row / 2 % 4) * 16;
 }
+// The same of the warp's 16 rows of 64.
+__device__ __forceinline__ std::uint32_t VectorAddress(std::uint32_t tile, int chunk) {
+  return VectorAddress(tile, static_cast<int>(threadIdx.x) / 32 * 16, chunk);
+}
 
-// Writes a thread's part of 64 vectors, times a factor for each of its two rows, to a tile.
-template <typename T>
-__device__ __forceinline__ void WriteVectors(std::uint32_t tile, const float (&c)[kVectorValues],
+// Writes a thread's part of 64 vectors, times a factor for each of its two rows, to a tile. `c` may
+// have more columns.
+template <typename T, int kValues>
+__device__ __forceinline__ void WriteVectors(std::uint32_t tile, const float (&c)[kValues],
                                              float top, float bottom) {
+  static_assert(kValues >= kVectorValues);
 #pragma unroll
   for (int chunk = 0; chunk < kHopperShortDim / 8; chunk += 2) {
     const int at = 4 * chunk;
@@ -158,11 +171,6 @@ __device__ __forceinline__ void WriteVectors(std::uint32_t tile, const float (&c
                 Pack(c[at + 4] * top, c[at + 5] * top, T{}),
                 Pack(c[at + 6] * bottom, c[at + 7] * bottom, T{}));
   }
-}
-
-__device__ __forceinline__ float SumOfRow(float x) {
-  x += __shfl_xor_sync(0xFFFFFFFFU, x, 1);
-  return x + __shfl_xor_sync(0xFFFFFFFFU, x, 2);
 }
 
 }  // namespace megafold::cuda

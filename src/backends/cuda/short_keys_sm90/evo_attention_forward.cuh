@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "backends/cuda/device/launch.cuh"
-#include "backends/cuda/short_keys_sm90/evo_attention_common.cuh"
+#include "backends/cuda/short_keys_sm90/evo_attention_forward_again.cuh"
 
 namespace megafold::cuda {
 
@@ -17,13 +17,17 @@ struct HopperShortForwardLayout {
   // warps may still be at the one before that.
   static constexpr int kTermStages = 3;
   static constexpr int kTerms = 2 * kStageBytes;
-  static constexpr int kBarriers = kTerms + kTermStages * kTermBytes;
-  static constexpr int kBytes = kBarriers + 2 * 8 + 1024;  // alignment
-  static constexpr int kBlocks = 4;                        // of a multiprocessor
+  static constexpr int kOnes = kTerms + kTermStages * kTermBytes;  // of 16 keys, beside V
+  static constexpr int kOnesBytes = 16 * kVectorPitch;
+  static constexpr int kBarriers = kOnes + kOnesBytes;
+  static constexpr int kAlignment = 512;     // of a swizzle
+  static constexpr int kValuesFull = 2 * 8;  // after a stage's barrier, that of its V
+  static constexpr int kBytes = kBarriers + 2 * kValuesFull + kAlignment;
+  static constexpr int kBlocks = 4;  // of a multiprocessor
   static_assert(kBlocks * (kBytes + 1024) <= 228 * 1024);
 };
 
-// log2 and 1 / x of a sum of exponentials, of which the largest is 1: no denormal numbers.
+// log2 and 1 / x of a sum of exponentials that is in range: no denormal numbers.
 __device__ __forceinline__ float FastLog2(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -35,16 +39,20 @@ __device__ __forceinline__ float FastInverse(float x) {
   return y;
 }
 
-// What is subtracted from a query's scores in the exponent: their maximum; 0 where it sees no key.
-__device__ __forceinline__ float ShiftOf(const float (&s)[kRowScores], int half, float scale) {
-  float maximum = -kInfinity;
+// bfloat16 has float32's range, and exponentials are of the scores as they are; a sum that leaves
+// what is safe of it is rare. float16's small range trained models leave often: the maximum is
+// always taken off.
+template <typename T>
+inline constexpr bool kTakesMaximum = std::is_same_v<T, __half>;
+
+// Takes the scores' maximum as the shift.
+__device__ __forceinline__ void TakeMaximum(ShortSums& sums, const float (&s)[kRowScores],
+                                            float scale) {
+  float maximum[2] = {-kInfinity, -kInfinity};
 #pragma unroll
-  for (int n = 0; n < kHopperShortKeys / 8; ++n) {
-    maximum = fmaxf(maximum, fmaxf(s[4 * n + 2 * half], s[4 * n + 2 * half + 1]));
-  }
-  maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 1));
-  maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFU, maximum, 2));
-  return maximum < kShortHidden / 2 ? 0.0F : maximum * scale;
+  for (int i = 0; i < kRowScores; ++i) maximum[i / 2 % 2] = fmaxf(maximum[i / 2 % 2], s[i]);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) sums.shift[half] = ShiftOf(maximum[half], scale);
 }
 
 template <typename T>
@@ -54,7 +62,8 @@ __global__ __launch_bounds__(
                                                                          HopperShortParams p) {
   using Layout = HopperShortForwardLayout;
   extern __shared__ unsigned char memory[];
-  const std::uint32_t shared = (SharedAddress(memory) + 1023) / 1024 * 1024;
+  const std::uint32_t shared =
+      (SharedAddress(memory) + Layout::kAlignment - 1) / Layout::kAlignment * Layout::kAlignment;
   const int lane = LaneId();
   const int warp = __shfl_sync(0xFFFFFFFFU, static_cast<int>(threadIdx.x) / 32, 0);
   const std::uint32_t full = shared + Layout::kBarriers;
@@ -64,17 +73,26 @@ __global__ __launch_bounds__(
   const auto copy = [&](const ItemPlace& at, int parity) {
     const std::uint32_t to = shared + parity * Layout::kStageBytes;
     const std::uint32_t barrier = full + parity * 8;
-    BarrierExpect(barrier, Layout::kStageBytes);
+    // V has a barrier of its own: the scores do not wait for it.
+    BarrierExpect(barrier, Layout::kKeys + kKeysBytes / 2);
     CopyTensor(to, p.q_map, 0, at.part * 2 * kHopperShortQueries, at.head, at.row, at.batch,
                barrier);
-    CopyShortKeys(p, at, to + Layout::kKeys, barrier);
+    CopyTensor(to + Layout::kKeys, p.k_map, 0, 0, at.head, at.row, at.batch, barrier);
+    BarrierExpect(barrier + Layout::kValuesFull, kKeysBytes / 2);
+    CopyTensor(to + Layout::kKeys + kKeysBytes / 2, p.v_map, 0, 0, at.head, at.row, at.batch,
+               barrier + Layout::kValuesFull);
   };
   const auto terms_of = [&](int stage) { return shared + Layout::kTerms + stage * kTermBytes; };
 
+  if (threadIdx.x == 0) {
+    PrefetchTensorMap(p.q_map);
+    PrefetchTensorMap(p.k_map);
+    PrefetchTensorMap(p.v_map);
+    PrefetchTensorMap(p.out_map);
+  }
   ItemWalk now(p);
   if (warp == 0 && ElectOne()) {
-    BarrierInit(full, 1);
-    BarrierInit(full + 8, 1);
+    for (int i = 0; i < 4; ++i) BarrierInit(full + i * 8, 1);
     BarrierInitFence();
     copy(now.at, 0);
   }
@@ -83,6 +101,12 @@ __global__ __launch_bounds__(
   next.Advance(p);
   const ShortKeyMask mask(p, sizeof(T));
   const std::uint32_t first_bits = mask.Bits(p, now);
+  const std::uint32_t one = Pack(1.0F, 1.0F, T{});
+  static_assert(Layout::kOnesBytes == kHopperShortThreads * 8);
+  asm volatile("st.shared.v2.b32 [%0], {%1, %1};" ::"r"(shared + Layout::kOnes +
+                                                        static_cast<int>(threadIdx.x) * 8),
+               "r"(one)
+               : "memory");
   WriteTerm<T>(terms_of(0), p, first_bits, inverse_scale);
   __syncthreads();
   int term_stage = 0;
@@ -116,20 +140,22 @@ __global__ __launch_bounds__(
       WgmmaCommit();
       WgmmaWait<0>();
       PinRegisters(s);
-      const float shift[2] = {ShiftOf(s, 0, scale), ShiftOf(s, 1, scale)};
+      ShortSums sums = {};
+      if constexpr (kTakesMaximum<T>) TakeMaximum(sums, s, scale);
       float sum[4] = {};
       std::uint32_t weights[kHopperShortKeys / 16][4];
 #pragma unroll
       for (int k = 0; k < kHopperShortKeys / 16; ++k) {
 #pragma unroll
         for (int i = 8 * k; i < 8 * k + 8; ++i) {
-          s[i] = Exp2(fmaf(s[i], scale, -shift[i / 2 % 2]));
+          s[i] = Exp2(fmaf(s[i], scale, -sums.shift[i / 2 % 2]));
           sum[i % 4] += s[i];
         }
         ScoresAsA<T>(weights[k], s, k);
       }
       // Summed before the products are queued, or all terms stay in registers until they run.
-      const float totals[2] = {SumOfRow(sum[0] + sum[1]), SumOfRow(sum[2] + sum[3])};
+      sums.sum[0] = SumOfQuad(sum[0] + sum[1]);
+      sums.sum[1] = SumOfQuad(sum[2] + sum[3]);
       if (start == 0) {
         // The other stage is filled again when all warps are past it and their O has left it; after
         // the exponentials, since copies that begin earlier were slower.
@@ -138,28 +164,34 @@ __global__ __launch_bounds__(
         __syncthreads();
         if (warp == 0 && next.Inside(p) && ElectOne()) copy(next.at, parity ^ 1);
         __syncwarp();
+        BarrierWait(full + Layout::kValuesFull + parity * 8, index / 2 % 2);
       }
-      float out[kVectorValues];
-      const std::uint32_t values = VectorDescriptor::Low(keys + kKeysBytes / 2);
+      float out[kWideValues];
+      const std::uint32_t values =
+          VectorDescriptor::Low(keys + kKeysBytes / 2, shared + Layout::kOnes);
       WgmmaFence();
 #pragma unroll
       for (int k = 0; k < kHopperShortKeys / 16; ++k) {
-        Wgmma<T, kHopperShortDim>::template Run<Order::kMnMajor>(
-            out, weights[k], VectorDescriptor::FromLow(values + k * VectorDescriptor::kStepMnMajor),
-            k > 0);
+        Wgmma<T, kWideDim>::template Run<Order::kMnMajor>(
+            out, weights[k],
+            VectorDescriptor::FromLow(values + k * VectorDescriptor::kStepMnMajorSameNext), k > 0);
       }
       WgmmaCommit();
       const int query = start + warp * kHopperShortOutRows;
+      const bool fits = IsInRange<T>(sums.sum[0]) && IsInRange<T>(sums.sum[1]);
+      WgmmaWait<0>();
+      PinRegisters(out);
+      if (__all_sync(0xFFFFFFFFU, fits) == 0 && !SeesNoKey(my_terms)) {
+        AttendAgain<T>(out, sums, tile, keys, my_terms, scale);
+      }
       float inverse[2], log_sum[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         constexpr float kLn2 = 0.693147180559945309F;
-        const bool seen = totals[half] > 0.0F;
-        inverse[half] = seen ? FastInverse(totals[half]) : 0.0F;
-        log_sum[half] = seen ? (shift[half] + FastLog2(totals[half])) * kLn2 : kInfinity;
+        const bool seen = sums.sum[half] > 0.0F;
+        inverse[half] = seen ? FastInverse(out[kVectorValues + 2 * half]) : 0.0F;
+        log_sum[half] = seen ? (sums.shift[half] + FastLog2(sums.sum[half])) * kLn2 : kInfinity;
       }
-      WgmmaWait<0>();
-      PinRegisters(out);
       // O takes the place of Q, of which a warp reads its own rows alone.
       WriteVectors<T>(tile, out, inverse[0], inverse[1]);
       FenceAsyncProxy();

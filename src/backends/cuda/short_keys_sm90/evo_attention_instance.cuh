@@ -22,6 +22,7 @@ void LaunchHopperShort(const char* name, void (*kernel)(HopperShortParams), Hopp
   const auto batch_rows = static_cast<int>(p.batch_rows);
   const int heads = blocks / p.parts;
   const int rows = heads / p.heads;
+  p.head_stride = heads;
   p.stride = {rows / batch_rows, rows % batch_rows, heads % p.heads, blocks % p.parts};
   LaunchKernel(name, kernel, blocks, kHopperShortThreads, Layout::kBytes, stream, p);
 }

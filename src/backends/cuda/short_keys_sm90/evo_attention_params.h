@@ -30,6 +30,7 @@ struct HopperShortParams : AttentionProblem {
   int parts = 1;        // items of a head of a row
   int query_tiles = 0;  // backward: of 64, of an item
   ItemPlace stride;     // from an item of a block to its next
+  int head_stride = 0;  // the same in heads of all rows
 };
 
 // The kernels of one storage type. Each queues on `stream` and throws kDevice when the launch
