@@ -175,14 +175,14 @@ __device__ __forceinline__ void StoreRemote(std::uint32_t remote, float4 value,
       : "memory");
 }
 
-// A kernel of a LaunchChain (device/launch.cuh): lets the next one begin as soon as every block has
-// said so.
+// A kernel that is launched early (device/launch.cuh): lets the next one begin as soon as every
+// block has said so.
 __device__ __forceinline__ void LetNextBegin() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
-// Waits until the kernel before has ended and what it wrote can be read. Every kernel of a chain
-// calls it, at its end if it needs nothing of the one before: then whoever waits for this one knows
-// that all before it have ended too.
+// Waits until the kernel before has ended and what it wrote can be read; at once in a kernel that
+// was not launched early. Every kernel of a LaunchChain calls it, at its end if it needs nothing of
+// the one before: then whoever waits for this one knows that all before it have ended too.
 __device__ __forceinline__ void WaitForPrevious() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
