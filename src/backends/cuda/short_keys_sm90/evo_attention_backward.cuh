@@ -105,8 +105,6 @@ __global__ __launch_bounds__(
   QueryStep now(p);
   QueryStep next = now;  // whose Q and dO are copied
   const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
-  WaitForPrevious();
-  LetNextBegin();
   if (warp == kQueriesWarp && ElectOne()) {
     for (int i = 0; i < Layout::kStages + 2; ++i) BarrierInit(full + i * 8, 1);
     BarrierInitFence();

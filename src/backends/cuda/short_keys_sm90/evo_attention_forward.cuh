@@ -91,8 +91,6 @@ __global__ __launch_bounds__(
     PrefetchTensorMap(p.out_map);
   }
   ItemWalk now(p);
-  WaitForPrevious();
-  LetNextBegin();
   if (warp == 0 && ElectOne()) {
     for (int i = 0; i < 4; ++i) BarrierInit(full + i * 8, 1);
     BarrierInitFence();

@@ -9,8 +9,7 @@
 
 namespace megafold::cuda {
 
-// Blocks are persistent. Those that run together have heads that lie side by side. The kernels are
-// launched while the one that was queued before still ends, and wait for it themselves.
+// Blocks are persistent. Those that run together have heads that lie side by side.
 template <typename Layout>
 void LaunchHopperShort(const char* name, void (*kernel)(HopperShortParams), HopperShortParams p,
                        cudaStream_t stream) {
@@ -25,12 +24,7 @@ void LaunchHopperShort(const char* name, void (*kernel)(HopperShortParams), Hopp
   const int rows = heads / p.heads;
   p.head_stride = heads;
   p.stride = {rows / batch_rows, rows % batch_rows, heads % p.heads, blocks % p.parts};
-  Launch(name, kernel,
-         {.blocks = blocks,
-          .threads = kHopperShortThreads,
-          .shared_bytes = Layout::kBytes,
-          .early = true},
-         stream, p);
+  LaunchKernel(name, kernel, blocks, kHopperShortThreads, Layout::kBytes, stream, p);
 }
 
 template <DType kType>
