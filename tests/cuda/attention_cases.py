@@ -131,6 +131,23 @@ def spread_case(seed: int) -> Case:
                 r.choice((0.0, 0.0, 0.0, 0.3, 1.0, -0.2)))
 
 
+def tiny_case(seed: int) -> Case:
+    """A case of that path with few scores: any number of rows to a bias, any number of keys, D up to 128."""
+    r = random.Random(seed)
+    edges = (1, 2, 16, 17, 33, 48, 49, 63, 64, 65, 97, 128)
+    queries = r.choice((r.randint(1, 100), r.choice(edges)))
+    keys = queries if r.random() < 0.5 else r.choice((r.randint(1, 64), r.randint(65, 400), r.choice(edges)))
+    bias, scale = r.choice(("none", "float", "float", "float", "storage")), r.choice((0.0, 0.0, 0.3, 1.0, -0.2))
+    batch, rows = r.choice(((1, 1), (4, 1), (8, 1), (3, 1), (1, 5), (1, 9), (3, 2), (2, 3)))
+    heads = r.randint(1, max(1, min(4, 400_000 // (batch * rows * queries * keys))))
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, rows, queries, keys, heads,
+                r.choice((72, 96, 128) if bias == "none" and keys <= 64 else (8, 16, 24, 32, 48, 56, 64, 72, 96, 128, 128)),
+                r.choice(("none", "bool", "bool", "float", "storage")), bias, bias == "none" or r.random() < 0.6,
+                r.choice(("plain", "packed", "transposed")),
+                r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))]),
+                0.0 if keys > 64 and scale == 1.0 else scale)  # one key would be nearly all of O, which is too coarse for delta then
+
+
 def strip_case(seed: int) -> Case:
     """A case whose backward that path does in strips: D up to 24 and two blocks of 48 keys for each three of 132 multiprocessors."""
     r = random.Random(seed)

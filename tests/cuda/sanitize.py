@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from attention_cases import Case, hopper_short_case, make_problem, random_case, short_case, spread_case, strip_case
+from attention_cases import Case, hopper_short_case, make_problem, random_case, short_case, spread_case, strip_case, tiny_case
 from attention_run import run
 from attention_shim import Shim, find_library
 
@@ -29,6 +29,8 @@ def cases(count: int) -> list[Case]:
             case = hopper_short_case(seed)
         elif seed % 16 == 5:
             case = strip_case(seed)
+        elif seed % 16 == 7:
+            case = tiny_case(seed)
         elif seed % 8 == 5:
             case = spread_case(seed)
             case = dataclasses.replace(case, queries=min(case.queries, 60), keys=65 + case.keys % 60, heads=1)

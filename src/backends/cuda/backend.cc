@@ -21,6 +21,7 @@ std::span<const EvoAttentionImplementation> EvoAttentionImplementations() {
 #ifdef MEGAFOLD_CUDA_SM90A
     list.push_back(kHopperShortKeysEvoAttention);
 #endif
+    list.push_back(kWindowsSpreadEvoAttention);
     list.push_back(kShortKeysEvoAttention);
     list.push_back(kSpreadEvoAttention);
 #ifdef MEGAFOLD_CUDA_SM90A

@@ -24,14 +24,53 @@ __device__ __noinline__ void LoadElements(void* tile, int pitch, int tile_rows, 
                                           std::int64_t column_stride, int rows, int columns,
                                           int thread, int threads) {
   using Bits = std::conditional_t<kBytes == 4, std::uint32_t, std::uint16_t>;
+  constexpr int kBatch = 4;  // elements of a thread that are on their way together
   const auto* from = static_cast<const Bits*>(source);
   auto* to = static_cast<Bits*>(tile);
+  for (int start = thread; start < tile_rows * tile_columns; start += kBatch * threads) {
+    Bits bits[kBatch];
+    int place[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int row = (start + i * threads) / tile_columns;
+      const int column = (start + i * threads) % tile_columns;
+      place[i] = row < tile_rows ? row * pitch + column : -1;
+      bits[i] = 0;
+      if (row < min(rows, tile_rows) && column < columns) {
+        bits[i] = __ldg(from + row * row_stride + column * column_stride);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (place[i] >= 0) to[place[i]] = bits[i];
+    }
+  }
+}
+
+// The same for 4 bytes, which arrive as the thread's other asynchronous copies do.
+inline __device__ __noinline__ void CopyWords(void* tile, int pitch, int tile_rows,
+                                              int tile_columns, const void* source,
+                                              std::int64_t row_stride, std::int64_t column_stride,
+                                              int rows, int columns, int thread, int threads) {
+  const auto* from = static_cast<const std::uint32_t*>(source);
+  const std::uint32_t to = SharedAddress(tile);
   for (int index = thread; index < tile_rows * tile_columns; index += threads) {
     const int row = index / tile_columns;
     const int column = index % tile_columns;
-    Bits bits = 0;
-    if (row < rows && column < columns) bits = from[row * row_stride + column * column_stride];
-    to[row * pitch + column] = bits;
+    const bool inside = row < rows && column < columns;
+    CopyAsync4(to + (row * pitch + column) * 4,
+               inside ? from + row * row_stride + column * column_stride : from, inside ? 4 : 0);
+  }
+}
+
+// Element by element, by whichever of the two is quicker: all is there once the asynchronous copies
+// are.
+template <int kBytes, typename... Args>
+__device__ __forceinline__ void CopyElements(Args... args) {
+  if constexpr (kBytes == 4) {
+    CopyWords(args...);
+  } else {
+    LoadElements<kBytes>(args...);
   }
 }
 
@@ -96,7 +135,7 @@ class TileLoader {
     if (aligned) {
       Loads::Run(at_, SharedAddress(tile), stride, rows, dim);
     } else {
-      LoadElements<sizeof(T)>(tile, kTilePitch<T, kDim>, kRows, kDim, at_.Tile(stride, sizeof(T)),
+      CopyElements<sizeof(T)>(tile, kTilePitch<T, kDim>, kRows, kDim, at_.Tile(stride, sizeof(T)),
                               stride, 1, rows, dim, thread, kThreads);
     }
   }

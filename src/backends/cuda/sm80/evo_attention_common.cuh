@@ -66,7 +66,7 @@ class BiasLoader {
     if (bias.aligned) {
       Loads<kSize>::Run(at_, SharedAddress(tile), bias.query, queries, keys);
     } else {
-      LoadElements<kSize>(tile, BiasPitch(kFragment, kKeys, kSize), kQueries, kKeys,
+      CopyElements<kSize>(tile, BiasPitch(kFragment, kKeys, kSize), kQueries, kKeys,
                           at_.Tile(bias.query, kSize), bias.query, bias.key, queries, keys, thread,
                           kThreads);
     }

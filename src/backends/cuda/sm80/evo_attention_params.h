@@ -35,6 +35,9 @@ struct PortableAttention {
   static void BackwardBias(const AttentionParams& params, cudaStream_t stream);     // dBias parts
 };
 
+// At most so many keys: delta comes from p and dp, because the rounding of O to 16 bits would show.
+inline constexpr int kFewKeys = 64;
+
 // delta[b,s,h,i] = sum_d dO[b,s,i,h,d] O[b,s,i,h,d].
 void AttentionDelta(const AttentionParams& params, DType type, cudaStream_t stream);
 // out[i] = sum over c of parts[c * count + i], in the order of c.

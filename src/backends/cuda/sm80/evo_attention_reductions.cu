@@ -57,51 +57,86 @@ __global__ __launch_bounds__(kThreads) void DeltaKernel(const __grid_constant__ 
   if (index < count && lane == 0) p.delta[statistic] = sum;
 }
 
-// The same number as sum_j p_j dp_j / sum_j p_j, which does not see the rounding of O to 16 bits:
-// that shows where few keys make p large. Costs two products of D per score, outside the matrix
-// units.
+constexpr int kFewKeysWarps = kFewKeys / 16;
+
+// c += a b^T, both of 16 rows.
 template <typename T>
-__global__ __launch_bounds__(kThreads) void FewKeysDeltaKernel(
+__device__ __forceinline__ void MultiplyTransposed(float (&c)[2][4], const typename Mma<T>::A& a,
+                                                   const typename Mma<T>::A& b) {
+  Mma<T>::Run(c[0], a, {{b.r[0], b.r[2]}});
+  Mma<T>::Run(c[1], a, {{b.r[1], b.r[3]}});
+}
+
+// The same number as sum_j p_j dp_j / sum_j p_j, which does not see the rounding of O to 16 bits:
+// that shows where few keys make p large. A block has 16 queries of one head and row, a warp of it
+// 16 keys; everything is read straight into registers, so that memory is waited for once. dp is
+// what the kernels that take delta off it compute, bit for bit: with one key nothing is left.
+template <typename T>
+__global__ __launch_bounds__(kFewKeysWarps * 32) void FewKeysDeltaKernel(
     const __grid_constant__ AttentionParams p) {
-  const std::int64_t index =
-      (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  // Every lane of a warp takes part in the shuffles; those past the end repeat the last query.
-  const std::int64_t count = p.batches * p.batch_rows * p.queries * p.heads;
-  const std::int64_t item = min(index, count - 1);
-  const int head = static_cast<int>(item % p.heads);
-  const int query = static_cast<int>(item / p.heads % p.queries);
-  const std::int64_t row = item / p.heads / p.queries;
-  const RowIndex at(row / p.batch_rows, row % p.batch_rows);
-  const T* q = RowBase<const T>(p.q, at, head) + query * p.q.token;
-  const T* dout = RowBase<const T>(p.dout, at, head) + query * p.dout.token;
-  const T* k = RowBase<const T>(p.k, at, head);
-  const T* v = RowBase<const T>(p.v, at, head);
-  const std::int64_t bias =
-      at.batch * (p.groups == 1 ? 0 : p.bias.group) + head * p.bias.head + query * p.bias.query;
-  const std::int64_t statistic = StatisticBase(p, at, head) + query;
-  const float lse = p.lse[statistic];
-  float sum = 0.0F;
-  float total = 0.0F;
-  for (int key = 0; key < p.keys; ++key, k += p.k.token, v += p.v.token) {
-    float score = 0.0F;
-    float dp = 0.0F;
-    for (int d = lane; d < p.dim; d += kLanes) {
-      score = fmaf(static_cast<float>(q[d]), static_cast<float>(k[d]), score);
-      dp = fmaf(static_cast<float>(dout[d]), static_cast<float>(v[d]), dp);
+  __shared__ float2 parts[kFewKeysWarps][16];  // sums of p and p dp
+  const auto tiles = static_cast<unsigned>((p.queries + 15) / 16);
+  const unsigned heads_before = blockIdx.x / tiles;
+  const unsigned row = heads_before / p.heads;
+  const auto batch_rows = static_cast<unsigned>(p.batch_rows);
+  const int head = static_cast<int>(heads_before - row * p.heads);
+  const RowIndex at(row / batch_rows, row % batch_rows);
+  const int first_query = static_cast<int>(blockIdx.x % tiles) * 16;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int first_key = warp * 16;
+  const std::int64_t statistic = StatisticBase(p, at, head);
+  const std::int64_t bias = at.batch * (p.groups == 1 ? 0 : p.bias.group) + head * p.bias.head;
+
+  float terms[2][4], lse[2];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int query = first_query + i / 2 % 2 * 8 + LaneId() / 4;
+    const int key = first_key + i / 4 * 8 + LaneId() % 4 * 2 + i % 2;
+    const bool inside = query < p.queries && key < p.keys;
+    lse[i / 2 % 2] = query < p.queries ? p.lse[statistic + query] : kInfinity;
+    terms[i / 4][i % 4] = inside ? BiasTerm<T>(p, bias + query * p.bias.query + key * p.bias.key) +
+                                       MaskTerm<T>(p, MaskBase(p, at), key)
+                                 : -kInfinity;
+  }
+  float s[2][4] = {};
+  float dp[2][4] = {};
+#pragma unroll 4
+  for (int d = 0; d < p.dim; d += 16) {
+    const auto load = [&](const AttentionOperand& operand, int first, int count) {
+      return Mma<T>::LoadAGlobal(RowBase<const T>(operand, at, head) + first * operand.token + d,
+                                 operand.token, count - first, p.dim - d, operand.aligned);
+    };
+    MultiplyTransposed<T>(s, load(p.q, first_query, p.queries), load(p.k, first_key, p.keys));
+    MultiplyTransposed<T>(dp, load(p.dout, first_query, p.queries), load(p.v, first_key, p.keys));
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float2 sum = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int n = i / 2, at_half = half * 2 + i % 2;
+      const float probability =
+          ExpDifference<T>(fmaf(s[n][at_half], p.scale, terms[n][at_half]), lse[half]);
+      sum.x += probability;
+      sum.y = fmaf(probability, dp[n][at_half], sum.y);
     }
 #pragma unroll
-    for (int offset = 1; offset < kLanes; offset *= 2) {
-      score += __shfl_xor_sync(0xFFFFFFFFU, score, offset);
-      dp += __shfl_xor_sync(0xFFFFFFFFU, dp, offset);
+    for (int offset = 1; offset < 4; offset *= 2) {
+      sum.x += __shfl_xor_sync(0xFFFFFFFFU, sum.x, offset);
+      sum.y += __shfl_xor_sync(0xFFFFFFFFU, sum.y, offset);
     }
-    score = fmaf(score, p.scale, BiasTerm<T>(p, bias + key * p.bias.key)) +
-            MaskTerm<T>(p, MaskBase(p, at), key);
-    const float probability = ExpDifference<T>(score, lse);
-    total += probability;
-    sum = fmaf(probability, dp, sum);
+    if (LaneId() % 4 == 0) parts[warp][half * 8 + LaneId() / 4] = sum;
   }
-  if (index < count && lane == 0) p.delta[statistic] = total > 0.0F ? sum / total : 0.0F;
+  __syncthreads();
+  const int query = static_cast<int>(threadIdx.x);
+  if (query >= 16 || first_query + query >= p.queries) return;
+  float2 sum = {};
+#pragma unroll
+  for (int part = 0; part < kFewKeysWarps; ++part) {
+    sum.x += parts[part][query].x;
+    sum.y += parts[part][query].y;
+  }
+  p.delta[statistic + first_query + query] = sum.x > 0.0F ? sum.y / sum.x : 0.0F;
 }
 
 __global__ __launch_bounds__(kThreads) void SumPartsKernel(const float* parts, float* out,
@@ -118,19 +153,20 @@ __global__ __launch_bounds__(kThreads) void SumPartsKernel(const float* parts, f
 }  // namespace
 
 void AttentionDelta(const AttentionParams& p, DType type, cudaStream_t stream) {
-  const std::int64_t count = p.batches * p.batch_rows * p.queries * p.heads;
-  const std::int64_t blocks = (count * kLanes + kThreads - 1) / kThreads;
-  auto launch = [&](auto kernel) {
-    LaunchKernel("evo_attention delta (cuda)", kernel, blocks, kThreads, 0, stream, p);
+  const auto launch = [&](auto kernel, std::int64_t blocks, int threads) {
+    LaunchKernel("evo_attention delta (cuda)", kernel, blocks, threads, 0, stream, p);
   };
-  constexpr int kFewKeys = 64;
-  if (count > 0 && p.keys > 0 && p.keys <= kFewKeys && type != DType::kFloat32) {
-    if (type == DType::kBFloat16) return launch(FewKeysDeltaKernel<__nv_bfloat16>);
-    return launch(FewKeysDeltaKernel<__half>);
+  const std::int64_t heads = p.batches * p.batch_rows * p.heads;
+  if (p.keys > 0 && p.keys <= kFewKeys && type != DType::kFloat32) {
+    const std::int64_t blocks = heads * ((p.queries + 15) / 16);
+    const bool half = type == DType::kFloat16;
+    return launch(half ? FewKeysDeltaKernel<__half> : FewKeysDeltaKernel<__nv_bfloat16>, blocks,
+                  kFewKeysWarps * 32);
   }
-  if (type == DType::kBFloat16) return launch(DeltaKernel<__nv_bfloat16>);
-  if (type == DType::kFloat16) return launch(DeltaKernel<__half>);
-  launch(DeltaKernel<float>);
+  const std::int64_t blocks = (heads * p.queries * kLanes + kThreads - 1) / kThreads;
+  if (type == DType::kBFloat16) return launch(DeltaKernel<__nv_bfloat16>, blocks, kThreads);
+  if (type == DType::kFloat16) return launch(DeltaKernel<__half>, blocks, kThreads);
+  launch(DeltaKernel<float>, blocks, kThreads);
 }
 
 void SumParts(const float* parts, float* out, std::int64_t parts_count, std::int64_t count,

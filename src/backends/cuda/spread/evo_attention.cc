@@ -8,6 +8,7 @@
 #include "backends/cuda/attention/make_problem.h"
 #include "backends/cuda/device/guard.h"
 #include "backends/cuda/sm80/evo_attention.h"
+#include "backends/cuda/sm80/evo_attention_params.h"
 #include "backends/cuda/spread/evo_attention_params.h"
 #include "backends/cuda/strips/evo_attention_params.h"
 #include "megafold/core/error.h"
@@ -35,12 +36,18 @@ constexpr StripInstance kStrips[] = {
 struct SpreadInstance {
   DType type;
   int dim;
-  void (*run)(const SpreadParams&, cudaStream_t);
-  int (*bytes)(const SpreadParams&);
+  void (*forward)(const SpreadParams&, cudaStream_t);
+  int (*forward_bytes)(const SpreadParams&);
+  void (*backward)(const SpreadParams&, cudaStream_t);
+  int (*backward_bytes)(const SpreadParams&);
 };
 constexpr SpreadInstance kSpreads[] = {
-#define MEGAFOLD_SPREAD_ATTENTION(type, dim)                      \
-  {DType::type, dim, SpreadAttention<DType::type, dim>::Backward, \
+#define MEGAFOLD_SPREAD_ATTENTION(type, dim)        \
+  {DType::type,                                     \
+   dim,                                             \
+   SpreadAttention<DType::type, dim>::Forward,      \
+   SpreadAttention<DType::type, dim>::ForwardBytes, \
+   SpreadAttention<DType::type, dim>::Backward,     \
    SpreadAttention<DType::type, dim>::BackwardBytes},
 #include "cuda_spread_attention_instances.inc"
 #undef MEGAFOLD_SPREAD_ATTENTION
@@ -125,8 +132,9 @@ StripBackwardPlan PlanStripBackward(const ops::EvoAttentionBackwardArgs& args) {
   StripBackwardPlan plan;
   const AttentionProblem problem = MakeAttentionProblem(args);
   StripProblem& p = plan.problem;
-  const StripInstance& instance = *Find(kStrips, args.q);
-  const int most = StripBackwardTiles(instance.dim);
+  const StripInstance* const instance = Find(kStrips, args.q);
+  if (instance == nullptr || problem.keys <= kFewKeys) return plan;  // delta comes from O there
+  const int most = StripBackwardTiles(instance->dim);
   // A bias whose gradient is the sum over several rows has one owner in the other kernel; a bias
   // without vectors and grids that leave many multiprocessors without work are faster there.
   if (most == 0 || (args.dbias.defined() && problem.rows > 1) || !MakeStripProblem(problem, p)) {
@@ -146,35 +154,97 @@ StripBackwardPlan PlanStripBackward(const ops::EvoAttentionBackwardArgs& args) {
       ChooseTiles(most, device, [&](int tiles) { return CountTiles(p.keys, tiles) * rows; });
   if (args.dq.defined()) {
     plan.workspace = static_cast<std::size_t>(rows) * CountTiles(p.keys, plan.tiles) * p.queries *
-                     instance.dim * sizeof(float);
+                     instance->dim * sizeof(float);
   }
   return plan;
 }
 
+// What the other backward needs in workspace, in bytes: delta where O is too coarse for it, then
+// the parts of dBias.
+struct SpreadWorkspace {
+  std::size_t delta = 0, parts = 0;
+};
+
+std::int64_t BiasElements(const AttentionProblem& p) {
+  return p.groups * p.heads * p.queries * p.keys;
+}
+
+SpreadWorkspace SizeWorkspace(const SpreadParams& p) {
+  SpreadWorkspace bytes;
+  const std::int64_t statistics = p.groups * p.rows * p.heads * p.queries;
+  if (p.keys <= kFewKeys) {
+    bytes.delta = (static_cast<std::size_t>(statistics) * sizeof(float) + 255) / 256 * 256;
+  }
+  if (p.chunks > 1) {
+    bytes.parts = static_cast<std::size_t>(p.chunks * BiasElements(p)) * sizeof(float);
+  }
+  return bytes;
+}
+
+// dBias gets a part for each row that shares it, as long as the parts take little memory; else a
+// block walks over the rows. That depends on the shape alone, so results do not change with the
+// device.
+SpreadParams MakeBackwardParams(const ops::EvoAttentionBackwardArgs& args) {
+  constexpr std::int64_t kMaxPartElements = std::int64_t{5} << 18;  // 5 MiB
+  SpreadParams p{MakeAttentionProblem(args)};
+  if (!args.dbias.defined()) return p;
+  const bool parts = BiasElements(p) * p.rows <= kMaxPartElements;
+  p.chunks = parts ? static_cast<unsigned>(p.rows) : 1;
+  p.chunk_rows = parts ? 1 : static_cast<unsigned>(p.rows);
+  return p;
+}
+
 std::size_t BackwardWorkspace(const ops::EvoAttentionBackwardArgs& args) {
-  return PlanStripBackward(args).workspace;
+  if (const StripBackwardPlan plan = PlanStripBackward(args); plan.tiles > 0) return plan.workspace;
+  const SpreadWorkspace bytes = SizeWorkspace(MakeBackwardParams(args));
+  return bytes.delta + bytes.parts;
 }
 
 // Sets the tiles of a block and the numbers of blocks.
-void SetBlocks(SpreadParams& p, bool keeps_keys, bool keeps_queries, int device) {
+void SetBlocks(SpreadParams& p, int dim, bool keeps_keys, bool keeps_queries, int device) {
   const std::int64_t key_rows = p.groups * p.rows * p.heads;
-  const std::int64_t query_rows = p.dbias != nullptr ? p.groups * p.heads : key_rows;
+  const std::int64_t query_rows = p.dbias != nullptr ? p.groups * p.chunks * p.heads : key_rows;
   const auto keys = [&](int tiles) { return keeps_keys ? CountTiles(p.keys, tiles) : 0; };
   const auto queries = [&](int tiles) { return keeps_queries ? CountTiles(p.queries, tiles) : 0; };
-  p.tiles = ChooseTiles(kSpreadMaxTiles, device, [&](int tiles) {
+  p.tiles = ChooseTiles(SpreadMaxTiles(dim), device, [&](int tiles) {
     return keys(tiles) * key_rows + queries(tiles) * query_rows;
   });
   p.key_blocks = keys(p.tiles);
   p.query_blocks = queries(p.tiles);
 }
 
+// The forward of vectors that are too long for strips.
+SpreadParams MakeForwardParams(const AttentionProblem& problem, int dim, int device) {
+  SpreadParams p{problem};
+  SetBlocks(p, dim, /*keeps_keys=*/false, /*keeps_queries=*/true, device);
+  return p;
+}
+
 // ---- What the path takes: what it can do and, as measured, does faster than the others. ----
 
 constexpr std::int64_t kMaxGridPlaces = 65'535;  // of a grid's second and third dimension
-constexpr std::int64_t kMinBackwardKeys = 65;
-constexpr std::int64_t kMaxBiasRows = 2;
-constexpr std::int64_t kMaxScores = 40'000'000;
-constexpr std::int64_t kMaxScoresWithoutBias = 2'500'000;
+constexpr std::int64_t kMaxBiasRows = 2;         // of a bias that serves few rows
+constexpr std::int64_t kMaxWindows = 256;        // rows and heads of windows that share a bias
+
+// Most scores of a problem, and what is said of one with more.
+struct ScoreLimit {
+  std::int64_t scores;
+  const char* of;
+};
+
+ScoreLimit MaxScores(const AttentionProblem& p) {
+  if (p.bias.kind == TermKind::kNone) {  // the path for short keys has longer vectors of few keys
+    return {p.keys <= 128 && p.dim > 32 ? 1 << 19 : 2'500'000, " without a bias"};
+  }
+  const bool few_keys = p.keys <= kFewKeys;
+  if (p.rows > kMaxBiasRows) {
+    return {1 << (few_keys || !p.bias.aligned ? 19 : 20),
+            " of a bias that serves more than 2 rows"};
+  }
+  if (few_keys) return {1 << 21, " of few keys"};
+  if (SpreadHasForward(p.dim)) return {10'000'000, " of long vectors"};
+  return {40'000'000, ""};
+}
 
 Support SupportsOperands(const TensorView& q, const TensorView& k, const TensorView& bias,
                          std::initializer_list<const TensorView*> vectors) {
@@ -198,18 +268,43 @@ Support SupportsSize(const AttentionProblem& p) {
   if (p.heads > kMaxGridPlaces || p.groups * p.rows > kMaxGridPlaces) {
     return Support::No(StrCat("more than ", kMaxGridPlaces, " heads or rows"));
   }
-  const bool has_bias = p.bias.kind != TermKind::kNone;
-  if (has_bias && p.rows > kMaxBiasRows) {
-    return Support::No(StrCat("a bias that serves more than ", kMaxBiasRows, " rows"));
-  }
   const double scores = static_cast<double>(p.groups * p.rows) * p.heads * p.queries * p.keys;
-  const std::int64_t limit = has_bias ? kMaxScores : kMaxScoresWithoutBias;
-  if (scores > static_cast<double>(limit)) {
-    return Support::No(StrCat("more than ", limit, " scores", has_bias ? "" : " without a bias"));
+  const ScoreLimit limit = MaxScores(p);
+  if (scores > static_cast<double>(limit.scores)) {
+    return Support::No(StrCat("more than ", limit.scores, " scores", limit.of));
   }
   return Support::Yes();
 }
 
+constexpr const char* kNoFewWindows = "no few windows that share a bias";
+
+// Few windows that share a bias: the path for short keys would walk over their rows.
+bool AreFewWindows(const AttentionProblem& p) {
+  return p.bias.kind != TermKind::kNone && p.rows > 1 && p.queries <= 32 && p.keys <= 128 &&
+         p.groups * p.rows * p.heads <= kMaxWindows;
+}
+
+// Blocks of the forward, or what keeps it from running.
+Support CountForwardBlocks(const TensorView& q, const AttentionProblem& problem,
+                           std::int64_t& blocks) {
+  const int device = q.device.index;
+  if (Find(kStrips, q) == nullptr) {
+    const SpreadParams p = MakeForwardParams(problem, Find(kSpreads, q)->dim, device);
+    blocks = p.query_blocks * p.groups * p.rows * p.heads;
+    return Support::Yes();
+  }
+  StripProblem p;
+  const Support strips = MakeStripProblem(problem, p);
+  if (!strips) return strips;
+  if (problem.rows > kMaxBiasRows && problem.keys > kFewKeys && p.bias_kind != TermKind::kNone &&
+      !p.bias_vectors) {
+    return Support::No("a bias that serves more than 2 rows does not lie on vectors");
+  }
+  blocks = ForwardBlocks(p, ForwardTiles(p, device));
+  return Support::Yes();
+}
+
+template <bool kWindows>
 Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
   const Support operands =
       SupportsOperands(args.q, args.k, args.bias, {&args.q, &args.k, &args.v, &args.out});
@@ -217,38 +312,52 @@ Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
   const AttentionProblem problem = MakeAttentionProblem(args);
   const Support size = SupportsSize(problem);
   if (!size) return size;
-  StripProblem p;
-  const Support strips = MakeStripProblem(problem, p);
-  if (!strips) return strips;
-  const int device = args.q.device.index;
-  if (Fills(ForwardBlocks(p, ForwardTiles(p, device)), device) > 1) {
+  if (kWindows && !AreFewWindows(problem)) return Support::No(kNoFewWindows);
+  std::int64_t blocks = 0;
+  const Support runs = CountForwardBlocks(args.q, problem, blocks);
+  if (!runs) return runs;
+  if (Fills(blocks, args.q.device.index) > 1) {
     return Support::No("more queries than one block for each multiprocessor holds");
   }
   return Support::Yes();
 }
 
+template <bool kWindows>
 Support SupportsBackward(const ops::EvoAttentionBackwardArgs& args) {
   const Support operands = SupportsOperands(
       args.q, args.k, args.bias,
       {&args.q, &args.k, &args.v, &args.out, &args.dout, &args.dq, &args.dk, &args.dv});
   if (!operands) return operands;
-  if (args.k.size(2) < kMinBackwardKeys) {
-    return Support::No(
-        StrCat("fewer than ", kMinBackwardKeys, " keys: delta comes from O, which is rounded"));
+  const AttentionProblem problem = MakeAttentionProblem(args);
+  if (kWindows && !(args.dbias.defined() && AreFewWindows(problem))) {
+    return Support::No(kNoFewWindows);
   }
-  return SupportsSize(MakeAttentionProblem(args));
+  if (problem.bias.kind == TermKind::kNone && problem.keys <= kFewKeys &&
+      !SpreadHasForward(problem.dim)) {
+    return Support::No(StrCat("no bias and at most ", kFewKeys, " keys"));
+  }
+  return SupportsSize(problem);
 }
 
 // ---- The implementation's functions. ----
 
 void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream) {
-  const DeviceGuard guard(stream.device.index);
+  const int device = stream.device.index;
+  const DeviceGuard guard(device);
+  auto* const queue = static_cast<cudaStream_t>(stream.handle);
+  const AttentionProblem problem = MakeAttentionProblem(args);
+  const StripInstance* const strips = Find(kStrips, args.q);
+  if (strips == nullptr) {
+    const SpreadInstance& instance = *Find(kSpreads, args.q);
+    SpreadParams p = MakeForwardParams(problem, instance.dim, device);
+    CutSides(p, instance.forward_bytes, device);
+    instance.forward(p, queue);
+    return;
+  }
   StripProblem p;
-  const Support support = MakeStripProblem(MakeAttentionProblem(args), p);
+  const Support support = MakeStripProblem(problem, p);
   if (!support) Fail(ErrorCode::kUnsupported, "cuda sm80 spread: ", support.reason());
-  Find(kStrips, args.q)
-      ->forward(p, ForwardTiles(p, stream.device.index), SharedLimit(stream.device.index),
-                static_cast<cudaStream_t>(stream.handle));
+  strips->forward(p, ForwardTiles(p, device), SharedLimit(device), queue);
 }
 
 void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, Stream stream) {
@@ -260,15 +369,28 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
     return;
   }
   const SpreadInstance& instance = *Find(kSpreads, args.q);
-  SpreadParams p{MakeAttentionProblem(args)};
+  auto* const queue = static_cast<cudaStream_t>(stream.handle);
+  SpreadParams p = MakeBackwardParams(args);
+  const SpreadWorkspace bytes = SizeWorkspace(p);
+  if (bytes.delta > 0) {
+    AttentionParams with_delta{p};
+    with_delta.delta = static_cast<float*>(workspace.data);
+    AttentionDelta(with_delta, args.q.dtype, queue);
+    p.delta = with_delta.delta;
+  }
   if (args.dbias.defined()) {
-    p.dbias = args.dbias.ptr<float>();
+    p.dbias = bytes.parts > 0
+                  ? reinterpret_cast<float*>(static_cast<char*>(workspace.data) + bytes.delta)
+                  : args.dbias.ptr<float>();
     p.dbias_pairs = reinterpret_cast<std::uintptr_t>(p.dbias) % 8 == 0 && p.keys % 2 == 0;
   }
-  SetBlocks(p, args.dk.defined() || args.dv.defined(), args.dq.defined() || args.dbias.defined(),
-            stream.device.index);
-  CutSides(p, instance.bytes, stream.device.index);
-  instance.run(p, static_cast<cudaStream_t>(stream.handle));
+  SetBlocks(p, instance.dim, args.dk.defined() || args.dv.defined(),
+            args.dq.defined() || args.dbias.defined(), stream.device.index);
+  CutSides(p, instance.backward_bytes, stream.device.index);
+  instance.backward(p, queue);
+  if (bytes.parts > 0) {
+    SumParts(p.dbias, args.dbias.ptr<float>(), p.chunks, BiasElements(p), queue);
+  }
 }
 
 }  // namespace
@@ -276,7 +398,13 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
 const EvoAttentionImplementation kSpreadEvoAttention = {
     "cuda sm80 spread",
     DeviceType::kCuda,
-    {SupportsForward, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
-    {SupportsBackward, BackwardWorkspace, Backward}};
+    {SupportsForward<false>, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
+    {SupportsBackward<false>, BackwardWorkspace, Backward}};
+
+const EvoAttentionImplementation kWindowsSpreadEvoAttention = {
+    "cuda sm80 spread windows",
+    DeviceType::kCuda,
+    {SupportsForward<true>, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
+    {SupportsBackward<true>, BackwardWorkspace, Backward}};
 
 }  // namespace megafold::cuda

@@ -7,5 +7,7 @@
 namespace megafold::cuda {
 
 extern const EvoAttentionImplementation kSpreadEvoAttention;
+// The same for few windows that share a bias, which it does sooner than the path for short keys.
+extern const EvoAttentionImplementation kWindowsSpreadEvoAttention;
 
 }  // namespace megafold::cuda

@@ -1,9 +1,10 @@
 // Backward of EvoAttention for small grids: one launch whose blocks are of two kinds that do not
 // wait for each other.
 //   keys     owns keys of one head and one row; the queries pass: dK, dV
-//   queries  owns queries of one head; the keys pass, for one row after another where they share a
-//            bias whose gradient is wanted: dQ, dBias
-// Each recomputes p = exp(x - lse), delta = <dO, O> and ds = p (dp - delta), dp = <dO, V>.
+//   queries  owns queries of one head; the keys pass, for the rows of a chunk one after another
+//            where they share a bias whose gradient is wanted: dQ, dBias or its part
+// Each recomputes p = exp(x - lse), delta = <dO, O> (unless it is given) and ds = p (dp - delta),
+// dp = <dO, V>.
 #pragma once
 
 #include <algorithm>
@@ -56,15 +57,18 @@ struct QueryRound {
     }
     CopySide(q, p.q, p, at, place.head, start, all);
     CopySide(dout, p.dout, p, at, place.head, start, all);
-    CopySide(out, p.out, p, at, place.head, start, all);
+    if (p.delta == nullptr) CopySide(out, p.out, p, at, place.head, start, all);
     CopyAsyncCommit();
-    const float* from = p.lse + StatisticBase(p, at, place.head) + start;
+    const std::int64_t statistic = StatisticBase(p, at, place.head) + start;
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < all; i += static_cast<int>(blockDim.x)) {
-      lse[i] = start + i < p.queries ? from[i] : kInfinity;
+      const bool inside = start + i < p.queries;
+      lse[i] = inside ? p.lse[statistic + i] : kInfinity;
+      if (p.delta != nullptr) delta[i] = inside ? p.delta[statistic + i] : 0.0F;
     }
     CopyAsyncWait<0>();
     __syncthreads();
+    if (p.delta != nullptr) return;
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < all; i += static_cast<int>(blockDim.x)) {
       delta[i] = Dot(dout + i * kPitch, out + i * kPitch);
@@ -203,15 +207,21 @@ struct SpreadQueries {
       LoadStationary<T>(to, RowBase<const T>(operand, at, place.head) + place.first * operand.token,
                         operand.token, place.count, p.dim, true);
     };
-    typename Mma<T>::A out[1][kDim / 16];
     load(q, p.q);
     load(dout, p.dout);
-    load(out, p.out);
-    const float* from = p.lse + StatisticBase(p, at, place.head) + place.first;
+    const std::int64_t statistic = StatisticBase(p, at, place.head) + place.first;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int query = half * 8 + LaneId() / 4;
-      lse[half] = query < place.count ? from[query] : kInfinity;
+      const bool inside = query < place.count;
+      lse[half] = inside ? p.lse[statistic + query] : kInfinity;
+      if (p.delta != nullptr && inside) delta[half] = p.delta[statistic + query];
+    }
+    if (p.delta != nullptr) return;
+    typename Mma<T>::A out[1][kDim / 16];
+    load(out, p.out);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int k = 0; k < kDim / 16; ++k) {
         delta[half] += PairDot<T>(dout[0][k].r[half], out[0][k].r[half]) +
@@ -268,7 +278,7 @@ __device__ __forceinline__ void SpreadQueriesRow(const SpreadParams& p, char* sh
     if (place.count == 0) continue;
     const int start = round * kSpreadParts * step;  // key 0 of the round
     const std::int64_t query =
-        static_cast<std::int64_t>(row.group * p.heads + place.head) * p.queries + place.first +
+        static_cast<std::int64_t>(blockIdx.z * p.heads + place.head) * p.queries + place.first +
         LaneId() / 4;
     float* const dbias = p.dbias + query * p.keys + start + LaneId() % 4 * 2;
 #pragma unroll 1
@@ -301,7 +311,7 @@ __device__ __forceinline__ void SpreadQueriesRow(const SpreadParams& p, char* sh
 }
 
 template <typename T, int kDim>
-__global__ __launch_bounds__(kSpreadMaxTiles* kTileThreads) void SpreadBackwardKernel(
+__global__ __launch_bounds__(SpreadMaxTiles(kDim) * kTileThreads) void SpreadBackwardKernel(
     const __grid_constant__ SpreadParams p) {
   extern __shared__ __align__(128) char shared[];
   const int block = static_cast<int>(blockIdx.x) - p.key_blocks;
@@ -310,14 +320,20 @@ __global__ __launch_bounds__(kSpreadMaxTiles* kTileThreads) void SpreadBackwardK
     return;
   }
   const SpreadPlace place(p, block, p.queries);
-  // A gradient of a bias has one owner for all the rows of the group.
-  const bool walks = p.dbias != nullptr;
-  if (walks && blockIdx.z >= p.groups) return;
-  const unsigned rows = walks ? static_cast<unsigned>(p.rows) : 1;
+  // A part of a bias's gradient has one owner for all the rows of a chunk.
+  unsigned first = blockIdx.z, last = first + 1;
+  if (p.dbias != nullptr) {
+    const auto groups = static_cast<unsigned>(p.groups), rows = static_cast<unsigned>(p.rows);
+    if (blockIdx.z >= groups * p.chunks) return;
+    const unsigned chunk = groups == 1 ? blockIdx.z : blockIdx.z / groups;
+    const unsigned begin = (blockIdx.z - chunk * groups) * rows;  // of the group
+    first = begin + chunk * p.chunk_rows;
+    last = begin + min((chunk + 1) * p.chunk_rows, rows);
+  }
 #pragma unroll 1
-  for (unsigned i = 0; i < rows; ++i) {
-    if (i > 0) __syncthreads();
-    SpreadQueriesRow<T, kDim>(p, shared, place, SpreadRow(p, blockIdx.z * rows + i), i == 0);
+  for (unsigned row = first; row < last; ++row) {
+    if (row > first) __syncthreads();
+    SpreadQueriesRow<T, kDim>(p, shared, place, SpreadRow(p, row), row == first);
   }
 }
 

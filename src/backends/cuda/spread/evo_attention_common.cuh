@@ -98,10 +98,10 @@ __device__ __forceinline__ void CopyBias(char* tile, int pitch, const SpreadPara
   const char* const source = static_cast<const char*>(p.bias.data) + offset * bytes;
   if (!p.bias.aligned) {
     if (bytes == 4) {
-      LoadElements<4>(tile, pitch, rows, columns, source, p.bias.query, p.bias.key, inside_rows,
+      CopyElements<4>(tile, pitch, rows, columns, source, p.bias.query, p.bias.key, inside_rows,
                       inside_columns, thread, kTileThreads);
     } else {
-      LoadElements<2>(tile, pitch, rows, columns, source, p.bias.query, p.bias.key, inside_rows,
+      CopyElements<2>(tile, pitch, rows, columns, source, p.bias.query, p.bias.key, inside_rows,
                       inside_columns, thread, kTileThreads);
     }
     return;

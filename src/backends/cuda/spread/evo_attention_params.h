@@ -1,4 +1,4 @@
-// What the backward of EvoAttention for small grids is told, and the functions that launch it.
+// What the EvoAttention kernels for small grids are told, and the functions that launch them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,8 +10,13 @@
 
 namespace megafold::cuda {
 
-inline constexpr int kSpreadParts = 4;     // warps that share the other side of one tile
-inline constexpr int kSpreadMaxTiles = 3;  // tiles of 16 vectors that a block keeps
+inline constexpr int kSpreadParts = 4;  // warps that share the other side of one tile
+
+// Most tiles of 16 vectors that a block keeps: what its registers hold.
+constexpr int SpreadMaxTiles(int dim) { return dim <= 64 ? 3 : 2; }
+
+// The forward of shorter vectors is in strips.
+constexpr bool SpreadHasForward(int dim) { return dim > 64; }
 
 // The side that passes by a block, keys or queries, in rounds of kSpreadParts * step vectors.
 struct SpreadSide {
@@ -24,15 +29,19 @@ struct SpreadParams : AttentionProblem {
   int tiles = 1;       // of 16 vectors in a block
   int key_blocks = 0;  // of a head and row; in the backward they come before the others
   int query_blocks = 0;
-  float* dbias = nullptr;  // [groups, H, Nq, Nk]
+  const float* delta = nullptr;  // [B, S, H, Nq]; none: it is <dO, O>
+  float* dbias = nullptr;        // [chunks, groups, H, Nq, Nk], each the sum of chunk_rows rows
   bool dbias_pairs = false;
+  unsigned chunks = 1, chunk_rows = 1;  // of a group's rows
 };
 
-// The kernel of one storage type and one padded head dimension. Backward queues on `stream` and
-// throws kDevice when the launch fails. The shared memory of a block is that of its steps and
-// tiles.
+// The kernels of one storage type and one padded head dimension. They queue on `stream` and throw
+// kDevice when the launch fails. The shared memory of a block is that of its steps and tiles.
+// Forward does nothing where SpreadHasForward says that there is none.
 template <DType kType, int kDim>
 struct SpreadAttention {
+  static void Forward(const SpreadParams& params, cudaStream_t stream);
+  static int ForwardBytes(const SpreadParams& params);
   static void Backward(const SpreadParams& params, cudaStream_t stream);
   static int BackwardBytes(const SpreadParams& params);
 };
