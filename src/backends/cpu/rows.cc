@@ -21,25 +21,41 @@ namespace hn = hwy::HWY_NAMESPACE;
 using Int = std::int64_t;
 // At most one padding unit, so that padded rows are whole vectors.
 using D = hn::CappedTag<float, kColumnPadding>;
+using DHalf = hn::CappedTag<float, kColumnPadding / 2>;
 using V = hn::Vec<D>;
 using BF16 = hwy::bfloat16_t;
 using F16 = hwy::float16_t;
 
 Int Lanes() { return static_cast<Int>(hn::Lanes(D())); }
 
-V LoadHalf(D d, const BF16* from) {
-  const hn::RebindToUnsigned<D> du32;
-  const hn::Rebind<std::uint16_t, D> du16;
+template <class DF>
+hn::Vec<DF> LoadAny(DF d, const float* from) {
+  return hn::LoadU(d, from);
+}
+
+template <class DF>
+hn::Vec<DF> LoadAny(DF d, const BF16* from) {
+  const hn::RebindToUnsigned<DF> du32;
+  const hn::Rebind<std::uint16_t, DF> du16;
   const auto bits = hn::LoadU(du16, reinterpret_cast<const std::uint16_t*>(from));
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du32, bits)));
 }
 
-V LoadHalf(D d, const F16* from) { return hn::PromoteTo(d, hn::LoadU(hn::Rebind<F16, D>(), from)); }
+template <class DF>
+hn::Vec<DF> LoadAny(DF d, const F16* from) {
+  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<F16, DF>(), from));
+}
 
-void StoreHalf(D, V value, BF16* to) {
-  const hn::RebindToUnsigned<D> du32;
-  const hn::RebindToSigned<D> di32;
-  const hn::Rebind<std::uint16_t, D> du16;
+template <class DF>
+void StoreAny(DF d, hn::Vec<DF> value, float* to) {
+  hn::StoreU(value, d, to);
+}
+
+template <class DF>
+void StoreAny(DF, hn::Vec<DF> value, BF16* to) {
+  const hn::RebindToUnsigned<DF> du32;
+  const hn::RebindToSigned<DF> di32;
+  const hn::Rebind<std::uint16_t, DF> du16;
   const auto bits = hn::BitCast(du32, value);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du32, 1));
   const auto nearest = hn::Add(hn::Add(bits, hn::Set(du32, 0x7FFF)), odd);
@@ -50,50 +66,51 @@ void StoreHalf(D, V value, BF16* to) {
              reinterpret_cast<std::uint16_t*>(to));
 }
 
-void StoreHalf(D, V value, F16* to) {
-  const hn::Rebind<F16, D> df16;
+template <class DF>
+void StoreAny(DF, hn::Vec<DF> value, F16* to) {
+  const hn::Rebind<F16, DF> df16;
   hn::StoreU(hn::DemoteTo(df16, value), df16, to);
 }
 
-V LoadAny(D d, const float* from) { return hn::LoadU(d, from); }
-V LoadAny(D d, const BF16* from) { return LoadHalf(d, from); }
-V LoadAny(D d, const F16* from) { return LoadHalf(d, from); }
-void StoreAny(D d, V value, float* to) { hn::StoreU(value, d, to); }
-void StoreAny(D d, V value, BF16* to) { StoreHalf(d, value, to); }
-void StoreAny(D d, V value, F16* to) { StoreHalf(d, value, to); }
-
+// Rows end in half vectors where those are whole: 24 features are a vector and a half, and a copy
+// through the stack would be waited for.
 template <typename T>
 void LoadTyped(const T* from, Int from_stride, Block to) {
   const D d;
-  const Int whole = to.columns / Lanes() * Lanes();
+  const DHalf dh;
+  const Int half = static_cast<Int>(hn::Lanes(dh));
   const Int padded = PadColumns(to.columns);
   HWY_ALIGN T tail[kColumnPadding] = {};
   for (Int r = 0; r < to.rows; ++r) {
     const T* in = from + r * from_stride;
     float* out = to.data + r * to.stride;
     Int n = 0;
-    for (; n < whole; n += Lanes()) hn::StoreU(LoadAny(d, in + n), d, out + n);
+    for (; n + Lanes() <= to.columns; n += Lanes()) hn::StoreU(LoadAny(d, in + n), d, out + n);
+    for (; n + half <= to.columns; n += half) hn::StoreU(LoadAny(dh, in + n), dh, out + n);
     if (n < to.columns) {
       std::copy(in + n, in + to.columns, tail);
-      hn::StoreU(LoadAny(d, tail), d, out + n);
-      n += Lanes();
+      hn::StoreU(LoadAny(dh, tail), dh, out + n);
+      n += half;
     }
-    for (; n < padded; n += Lanes()) hn::StoreU(hn::Zero(d), d, out + n);
+    for (; n < padded; n += half) hn::StoreU(hn::Zero(dh), dh, out + n);
   }
 }
 
 template <typename T>
 void StoreTyped(Block from, T* to, Int to_stride) {
   const D d;
-  const Int whole = from.columns / Lanes() * Lanes();
+  const DHalf dh;
+  const Int half = static_cast<Int>(hn::Lanes(dh));
   HWY_ALIGN T tail[kColumnPadding] = {};
   for (Int r = 0; r < from.rows; ++r) {
     const float* in = from.data + r * from.stride;
     T* out = to + r * to_stride;
-    for (Int n = 0; n < whole; n += Lanes()) StoreAny(d, hn::LoadU(d, in + n), out + n);
-    if (whole < from.columns) {
-      StoreAny(d, hn::LoadU(d, in + whole), tail);
-      std::copy(tail, tail + (from.columns - whole), out + whole);
+    Int n = 0;
+    for (; n + Lanes() <= from.columns; n += Lanes()) StoreAny(d, hn::LoadU(d, in + n), out + n);
+    for (; n + half <= from.columns; n += half) StoreAny(dh, hn::LoadU(dh, in + n), out + n);
+    if (n < from.columns) {
+      StoreAny(dh, hn::LoadU(dh, in + n), tail);
+      std::copy(tail, tail + (from.columns - n), out + n);
     }
   }
 }
