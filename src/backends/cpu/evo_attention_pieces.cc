@@ -36,7 +36,7 @@ void GatherTerms(const TensorView& view, Int offset, Int stride, Int count, floa
 }
 
 // Two tiles of the matrix product (gemm.h), between which a few rows are asked for.
-constexpr Int kStepRows = 12;
+constexpr Int kStepRows = 24;
 
 Int SharedIndex(const TensorView& view, int dim, Int index) {
   return view.size(dim) == 1 ? 0 : index;

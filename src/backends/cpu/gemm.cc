@@ -23,7 +23,6 @@ namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
 using Int = std::int64_t;
 
 constexpr int kTileRows = 6;
@@ -45,39 +44,33 @@ struct TileArgs {
   Int depth;
 };
 
-// The sums of a tile. With kHalf the last vector of a row is half a one.
-template <int kRows, int kVectors, bool kTransposed, bool kHalf>
+// The sums of a tile of kVectors vectors of D a row.
+template <class D, int kRows, int kVectors, bool kTransposed>
 void Tile(const TileArgs& args) {
-  constexpr int kWhole = kHalf ? kVectors - 1 : kVectors;
+  using V = hn::Vec<D>;
   const D d;
-  const hn::Half<D> dh;
-  const Int lanes = static_cast<Int>(hn::Lanes(D()));
+  const Int lanes = static_cast<Int>(hn::Lanes(d));
   const float* HWY_RESTRICT a = args.a;
   const float* HWY_RESTRICT b = args.b;
   const Int a_stride = args.a_stride;
-  V sum[kRows][kWhole];
-  hn::Vec<hn::Half<D>> half[kRows];
+  V sum[kRows][kVectors];
   MEGAFOLD_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kWhole; ++v) sum[r][v] = hn::Zero(d);
-    if constexpr (kHalf) half[r] = hn::Zero(dh);
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
     // Comes from memory while the products are summed.
     for (int v = 0; args.init != nullptr && v < kVectors; ++v) {
       __builtin_prefetch(args.init + r * args.init_stride + v * lanes);
     }
   }
   for (Int p = 0; p < args.depth; ++p) {
-    V right[kWhole];
+    V right[kVectors];
     MEGAFOLD_UNROLL
-    for (int v = 0; v < kWhole; ++v) right[v] = hn::LoadU(d, b + v * lanes);
-    hn::Vec<hn::Half<D>> right_half;
-    if constexpr (kHalf) right_half = hn::LoadU(dh, b + kWhole * lanes);
+    for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(d, b + v * lanes);
     MEGAFOLD_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const V left = hn::Set(d, kTransposed ? a[r] : a[r * a_stride]);
       MEGAFOLD_UNROLL
-      for (int v = 0; v < kWhole; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
-      if constexpr (kHalf) half[r] = hn::MulAdd(hn::LowerHalf(dh, left), right_half, half[r]);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
     }
     a += kTransposed ? a_stride : 1;
     b += args.b_stride;
@@ -88,39 +81,39 @@ void Tile(const TileArgs& args) {
     if (args.init == nullptr) break;
     const float* init = args.init + r * args.init_stride;
     MEGAFOLD_UNROLL
-    for (int v = 0; v < kWhole; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       sum[r][v] = hn::Add(sum[r][v], hn::LoadU(d, init + v * lanes));
     }
-    if constexpr (kHalf) half[r] = hn::Add(half[r], hn::LoadU(dh, init + kWhole * lanes));
   }
   MEGAFOLD_UNROLL
   for (int r = 0; r < kRows; ++r) {
     float* c = args.c + r * args.c_stride;
     MEGAFOLD_UNROLL
-    for (int v = 0; v < kWhole; ++v) hn::StoreU(sum[r][v], d, c + v * lanes);
-    if constexpr (kHalf) hn::StoreU(half[r], dh, c + kWhole * lanes);
+    for (int v = 0; v < kVectors; ++v) hn::StoreU(sum[r][v], d, c + v * lanes);
   }
 }
 
 using TileFunction = void (*)(const TileArgs&);
 
-template <int kVectors, bool kTransposed, bool kHalf = false>
+template <class D, int kVectors, bool kTransposed>
 TileFunction SelectRows(Int rows) {
   static constexpr TileFunction kTable[kTileRows] = {
-      &Tile<1, kVectors, kTransposed, kHalf>, &Tile<2, kVectors, kTransposed, kHalf>,
-      &Tile<3, kVectors, kTransposed, kHalf>, &Tile<4, kVectors, kTransposed, kHalf>,
-      &Tile<5, kVectors, kTransposed, kHalf>, &Tile<6, kVectors, kTransposed, kHalf>};
+      &Tile<D, 1, kVectors, kTransposed>, &Tile<D, 2, kVectors, kTransposed>,
+      &Tile<D, 3, kVectors, kTransposed>, &Tile<D, 4, kVectors, kTransposed>,
+      &Tile<D, 5, kVectors, kTransposed>, &Tile<D, 6, kVectors, kTransposed>};
   return kTable[rows - 1];
 }
 
+// With `half`, the last of `vectors` is half a one.
 template <bool kTransposed>
 TileFunction SelectTile(Int rows, Int vectors, bool half) {
   if constexpr (kTileVectors == 4) {
-    if (vectors == 4) return SelectRows<4, kTransposed>(rows);
-    if (vectors == 3) return SelectRows<3, kTransposed>(rows);
-    if (vectors == 2 && half) return SelectRows<2, kTransposed, true>(rows);
+    if (vectors == 4) return SelectRows<D, 4, kTransposed>(rows);
+    if (vectors == 3) return SelectRows<D, 3, kTransposed>(rows);
+    // Three half vectors: beside a whole one, a half one takes as long.
+    if (vectors == 2 && half) return SelectRows<hn::Half<D>, 3, kTransposed>(rows);
   }
-  return vectors == 2 ? SelectRows<2, kTransposed>(rows) : SelectRows<1, kTransposed>(rows);
+  return vectors == 2 ? SelectRows<D, 2, kTransposed>(rows) : SelectRows<D, 1, kTransposed>(rows);
 }
 
 TileFunction SelectTile(Int rows, Int vectors, bool transposed, bool half) {
