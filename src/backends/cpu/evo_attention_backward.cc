@@ -149,8 +149,8 @@ void KeyTile(const Args& args, const AttentionDims& dims, Scratch& s, const Head
   const ScoreTerms terms =
       ScoreTile(tile.q, s.k_transposed, tile.key,
                 s.bias.Terms(tile.query, tile.key, s.mask.From(tile.key)), scores, s.ahead);
-  ScoreTile(tile.dout, s.v_transposed, tile.key, {}, dp, s.ahead);
   float* dbias = tile.dbias == nullptr ? nullptr : tile.dbias + tile.query * dims.keys + tile.key;
+  ScoreTile(tile.dout, s.v_transposed, tile.key, {}, dp, s.ahead, {dbias, dims.keys});
   SoftmaxBackwardRows(
       scores, dp, terms,
       {row.Statistic(args.lse) + tile.query, s.delta, dbias, dims.keys, tile.accumulate});

@@ -35,7 +35,7 @@ void GatherTerms(const TensorView& view, Int offset, Int stride, Int count, floa
   }
 }
 
-// Two tiles of the matrix product (gemm.h), between which a few rows are asked for.
+// Four tiles of the matrix product (gemm.h), between which a few rows are asked for.
 constexpr Int kStepRows = 24;
 
 Int SharedIndex(const TensorView& view, int dim, Int index) {
@@ -94,15 +94,20 @@ ScoreTerms BiasPlane::Terms(Int query, Int key, const float* mask) const {
   return {bias, stride_, mask};
 }
 
-ScoreTerms ScoreTile(Block q, Block keys, Int first, ScoreTerms terms, Block scores, Ahead& ahead) {
+ScoreTerms ScoreTile(Block q, Block keys, Int first, ScoreTerms terms, Block scores, Ahead& ahead,
+                     GemmSoon soon) {
   const bool whole = scores.columns % kColumnPadding == 0;
   const float* init = whole ? terms.bias : nullptr;
+  // The rows of the next step, or of a tile to come.
+  if (init != nullptr) soon = {init + kStepRows * terms.bias_stride, terms.bias_stride};
   ForEachTile(0, q.rows, kStepRows, [&](Int row, Int rows) {
     ahead.Step();
+    const GemmSoon lines{soon.data == nullptr ? nullptr : soon.data + row * soon.stride,
+                         soon.stride};
     Gemm({rows, scores.columns, q.columns}, RowMajor(q.data + row * q.stride, q.stride),
          Rows(keys.data + first, keys.stride),
          init == nullptr ? nullptr : init + row * terms.bias_stride, terms.bias_stride,
-         scores.data + row * scores.stride, scores.stride);
+         scores.data + row * scores.stride, scores.stride, lines);
   });
   if (whole) terms.bias = nullptr;
   return terms;

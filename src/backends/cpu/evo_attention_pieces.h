@@ -97,9 +97,10 @@ class MaskRow {
 
 // scores = q times the columns [first, first + scores.columns) of `keys`, which has a row per feature
 // and a column per key, plus the bias where whole vectors of it can be read: products and sums are
-// then made while it comes from memory. Returns the terms that are left to add.
+// then made while it comes from memory. Returns the terms that are left to add. `soon`, of the
+// scores' shape, is asked for meanwhile where no bias is read.
 ScoreTerms ScoreTile(Block q, Block keys, std::int64_t first, ScoreTerms terms, Block scores,
-                     Ahead& ahead);
+                     Ahead& ahead, GemmSoon soon = {});
 
 // How often ScoreTile calls ahead.Step() for so many queries and all keys.
 std::int64_t StepsAhead(const AttentionDims& dims, std::int64_t queries);

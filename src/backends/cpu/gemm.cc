@@ -39,6 +39,8 @@ struct TileArgs {
   Int b_stride;
   const float* init;
   Int init_stride;
+  const float* soon;
+  Int soon_stride;
   float* c;
   Int c_stride;
   Int depth;
@@ -57,12 +59,14 @@ void Tile(const TileArgs& args) {
   MEGAFOLD_UNROLL
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) sum[r][v] = hn::Zero(d);
-    // Comes from memory while the products are summed.
-    for (int v = 0; args.init != nullptr && v < kVectors; ++v) {
-      __builtin_prefetch(args.init + r * args.init_stride + v * lanes);
-    }
   }
+  const Int lines = args.soon == nullptr ? 0 : kRows * kVectors;
   for (Int p = 0; p < args.depth; ++p) {
+    for (Int line = p; line < lines; line += args.depth) {
+      constexpr int kIntoL2 = 2;
+      __builtin_prefetch(args.soon + line / kVectors * args.soon_stride + line % kVectors * lanes,
+                         0, kIntoL2);
+    }
     V right[kVectors];
     MEGAFOLD_UNROLL
     for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(d, b + v * lanes);
@@ -134,13 +138,14 @@ void Panel(Int rows, Int vectors, bool half, const GemmLhs& a, TileArgs args) {
     args.a += count * a.row_stride;
     args.c += count * args.c_stride;
     if (args.init != nullptr) args.init += count * args.init_stride;
+    if (args.soon != nullptr) args.soon += count * args.soon_stride;
   };
   for (; row + kTileRows <= rows; step(kTileRows)) whole(args);
   if (row < rows) SelectTile(rows - row, vectors, transposed, half)(args);
 }
 
 void GemmImpl(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, Int init_stride, float* c,
-              Int c_stride) {
+              Int c_stride, GemmSoon soon) {
   const Int lanes = static_cast<Int>(hn::Lanes(D()));
   const Int columns = PadColumns(shape.columns);
   // A depth of zero still has to write init (or zeros).
@@ -149,7 +154,9 @@ void GemmImpl(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, Int init
     if (first > 0) {
       init = c;
       init_stride = c_stride;
+      soon = {};
     }
+    if (soon.data == nullptr) soon = {init, init_stride};
     for (Int column = 0; column < columns; column += PanelWidth()) {
       const Int width = std::min(PanelWidth(), columns - column);
       TileArgs args{};
@@ -159,6 +166,8 @@ void GemmImpl(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, Int init
       args.b_stride = b.stride == 0 ? width : b.stride;
       args.init = init == nullptr ? nullptr : init + column;
       args.init_stride = init_stride;
+      args.soon = soon.data == nullptr ? nullptr : soon.data + column;
+      args.soon_stride = soon.stride;
       args.c = c + column;
       args.c_stride = c_stride;
       args.depth = depth;
@@ -249,8 +258,8 @@ HWY_EXPORT(PackImpl);
 HWY_EXPORT(TransposeImpl);
 
 void Gemm(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, std::int64_t init_stride,
-          float* c, std::int64_t c_stride) {
-  HWY_DYNAMIC_DISPATCH(GemmImpl)(shape, a, b, init, init_stride, c, c_stride);
+          float* c, std::int64_t c_stride, GemmSoon soon) {
+  HWY_DYNAMIC_DISPATCH(GemmImpl)(shape, a, b, init, init_stride, c, c_stride, soon);
 }
 
 void PackMatrix(const float* source, std::int64_t depth_stride, std::int64_t column_stride,

@@ -69,11 +69,20 @@ struct GemmShape {
   std::int64_t rows, columns, depth;
 };
 
+// A block of the result's shape that is read or written soon after: each tile of the product asks
+// for its part of it, a line at a time between its sums. Asked for all at once, 24 lines take every
+// place that a core has for lines on their way, and what the product itself misses waits.
+struct GemmSoon {
+  const float* data = nullptr;
+  std::int64_t stride = 0;
+};
+
 // c[row * c_stride + n] = init[row * init_stride + n] + sum_p a(row, p) b(p, n); a null `init`
 // counts as zero. `init` may be c itself (accumulate; c's padding may then stay as it is) or one row
-// with stride 0 (a bias). c and init are padded as described above.
+// with stride 0 (a bias). c and init are padded as described above. Without `soon` the lines of
+// `init` are asked for.
 void Gemm(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, std::int64_t init_stride,
-          float* c, std::int64_t c_stride);
+          float* c, std::int64_t c_stride, GemmSoon soon = {});
 
 // out[c * out_stride + r] = in[r * in_stride + c] for r < rows, c < columns.
 void Transpose(const float* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns,

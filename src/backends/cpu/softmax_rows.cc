@@ -150,8 +150,6 @@ void Backward(Block scores, Block dp, ScoreTerms terms, ScoreGradient gradient) 
                         gradient.accumulate};
     Int n = 0;
     for (; n + Lanes() <= scores.columns; n += Lanes()) {
-      // The next row's: it is written, and mostly read, for the first time.
-      if constexpr (kGradient) __builtin_prefetch(dbias + gradient.dbias_stride + n, 1);
       BackwardVector<false, kBias, kMask, kGradient>(g, row + n, dp_row + n, bias + n, mask + n,
                                                      dbias + n, 0);
     }
