@@ -14,16 +14,16 @@ namespace megafold::cpu::HWY_NAMESPACE {
 inline constexpr float kLog2E = 1.4426950408889634F;
 
 // 2^x for x <= 127: a polynomial of degree 5 after range reduction, relative error below 3e-7;
-// zero below 2^-126.5. Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits; the
-// shift moves it into the exponent and everything else out. At -127 that exponent is the zero's.
-// NaN stays NaN.
+// zero below 2^-126.5. Adding 1.5 * 2^23 + 127 leaves the nearest integer, with the exponent's bias,
+// in the low mantissa bits; the shift moves it into the exponent and everything else out. At -127
+// that exponent is the zero's. NaN stays NaN.
 template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
 HWY_INLINE V Exp2(D d, V x) {
   namespace hn = hwy::HWY_NAMESPACE;
   const hn::RebindToSigned<D> di;
   const V lowest = hn::Set(d, -127.0F);
   x = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);  // false for NaN
-  const V magic = hn::Set(d, 12582912.0F);
+  const V magic = hn::Set(d, 12583039.0F);
   const V shifted = hn::Add(x, magic);
   const V f = hn::Sub(x, hn::Sub(shifted, magic));
   V p = hn::Set(d, 1.3276472e-3F);
@@ -32,8 +32,7 @@ HWY_INLINE V Exp2(D d, V x) {
   p = hn::MulAdd(p, f, hn::Set(d, 2.402212e-1F));
   p = hn::MulAdd(p, f, hn::Set(d, 6.9314697e-1F));
   p = hn::MulAdd(p, f, hn::Set(d, 1.00000007F));
-  const auto exponent = hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(exponent)));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
 }  // namespace megafold::cpu::HWY_NAMESPACE

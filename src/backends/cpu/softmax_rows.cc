@@ -74,11 +74,18 @@ template <bool kBias, bool kMask>
 void OnlineSoftmax(Block scores, ScoreTerms terms, RunningSoftmax state, float* rescale) {
   const D d;
   const V log2e = hn::Set(d, kLog2E);
-  for (Int r = 0; r < scores.rows; ++r) {
+  const auto largest_of = [&](Int r) {
     float* row = scores.data + r * scores.stride;
     const float* bias = kBias ? terms.bias + r * terms.bias_stride : row;
     const float* mask = kMask ? terms.mask : row;
-    const float top = AddTerms<kBias, kMask>(row, scores.columns, bias, mask) * kLog2E;
+    return AddTerms<kBias, kMask>(row, scores.columns, bias, mask) * kLog2E;
+  };
+  float next_top = largest_of(0);
+  for (Int r = 0; r < scores.rows; ++r) {
+    float* row = scores.data + r * scores.stride;
+    const float top = next_top;
+    // One row early: the exponentials of this row hide how long a maximum over lanes takes.
+    if (r + 1 < scores.rows) next_top = largest_of(r + 1);
     const float before = state.largest[r];
     const float largest = top > before ? top : before;
     // A row of -inf so far: any finite shift makes its weights zero.
