@@ -16,7 +16,7 @@ namespace megafold::cpu {
 
 // A tile of scores, of which backward holds two, takes about a tenth of a common L2 cache.
 inline constexpr std::int64_t kQueryTile = 96;
-inline constexpr std::int64_t kKeyTile = 256;
+inline constexpr std::int64_t kKeyTile = 384;
 
 struct AttentionDims {
   std::int64_t batch, rows, queries, keys, heads, dim;

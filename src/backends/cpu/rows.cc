@@ -72,46 +72,60 @@ void StoreAny(DF, hn::Vec<DF> value, F16* to) {
   hn::StoreU(hn::DemoteTo(df16, value), df16, to);
 }
 
-// Rows end in half vectors where those are whole: 24 features are a vector and a half, and a copy
-// through the stack would be waited for.
+// What is left of a row after its last whole vector, `count` elements, and zeros up to a padding
+// unit. Half vectors where those are whole: 24 features are a vector and a half, and a copy through
+// the stack would be waited for.
+template <typename T>
+void LoadEnd(const T* from, Int count, float* to) {
+  const DHalf d;
+  const Int lanes = static_cast<Int>(hn::Lanes(d));
+  HWY_ALIGN T tail[kColumnPadding] = {};
+  Int n = 0;
+  for (; n + lanes <= count; n += lanes) hn::StoreU(LoadAny(d, from + n), d, to + n);
+  if (n < count) {
+    std::copy(from + n, from + count, tail);
+    hn::StoreU(LoadAny(d, tail), d, to + n);
+    n += lanes;
+  }
+  for (; n < PadColumns(count); n += lanes) hn::StoreU(hn::Zero(d), d, to + n);
+}
+
 template <typename T>
 void LoadTyped(const T* from, Int from_stride, Block to) {
   const D d;
-  const DHalf dh;
-  const Int half = static_cast<Int>(hn::Lanes(dh));
-  const Int padded = PadColumns(to.columns);
-  HWY_ALIGN T tail[kColumnPadding] = {};
+  const Int whole = to.columns / Lanes() * Lanes();
+  const Int left = to.columns - whole;
   for (Int r = 0; r < to.rows; ++r) {
     const T* in = from + r * from_stride;
     float* out = to.data + r * to.stride;
-    Int n = 0;
-    for (; n + Lanes() <= to.columns; n += Lanes()) hn::StoreU(LoadAny(d, in + n), d, out + n);
-    for (; n + half <= to.columns; n += half) hn::StoreU(LoadAny(dh, in + n), dh, out + n);
-    if (n < to.columns) {
-      std::copy(in + n, in + to.columns, tail);
-      hn::StoreU(LoadAny(dh, tail), dh, out + n);
-      n += half;
-    }
-    for (; n < padded; n += half) hn::StoreU(hn::Zero(dh), dh, out + n);
+    for (Int n = 0; n < whole; n += Lanes()) hn::StoreU(LoadAny(d, in + n), d, out + n);
+    if (left > 0) LoadEnd(in + whole, left, out + whole);
+  }
+}
+
+template <typename T>
+void StoreEnd(const float* from, Int count, T* to) {
+  const DHalf d;
+  const Int lanes = static_cast<Int>(hn::Lanes(d));
+  HWY_ALIGN T tail[kColumnPadding];
+  Int n = 0;
+  for (; n + lanes <= count; n += lanes) StoreAny(d, hn::LoadU(d, from + n), to + n);
+  if (n < count) {
+    StoreAny(d, hn::LoadU(d, from + n), tail);
+    std::copy(tail, tail + (count - n), to + n);
   }
 }
 
 template <typename T>
 void StoreTyped(Block from, T* to, Int to_stride) {
   const D d;
-  const DHalf dh;
-  const Int half = static_cast<Int>(hn::Lanes(dh));
-  HWY_ALIGN T tail[kColumnPadding] = {};
+  const Int whole = from.columns / Lanes() * Lanes();
+  const Int left = from.columns - whole;
   for (Int r = 0; r < from.rows; ++r) {
     const float* in = from.data + r * from.stride;
     T* out = to + r * to_stride;
-    Int n = 0;
-    for (; n + Lanes() <= from.columns; n += Lanes()) StoreAny(d, hn::LoadU(d, in + n), out + n);
-    for (; n + half <= from.columns; n += half) StoreAny(dh, hn::LoadU(dh, in + n), out + n);
-    if (n < from.columns) {
-      StoreAny(dh, hn::LoadU(dh, in + n), tail);
-      std::copy(tail, tail + (from.columns - n), out + n);
-    }
+    for (Int n = 0; n < whole; n += Lanes()) StoreAny(d, hn::LoadU(d, in + n), out + n);
+    if (left > 0) StoreEnd(in + whole, left, out + whole);
   }
 }
 
