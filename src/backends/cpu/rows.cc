@@ -72,11 +72,11 @@ void StoreAny(DF, hn::Vec<DF> value, F16* to) {
   hn::StoreU(hn::DemoteTo(df16, value), df16, to);
 }
 
-// What is left of a row after its last whole vector, `count` elements, and zeros up to a padding
-// unit. Half vectors where those are whole: 24 features are a vector and a half, and a copy through
-// the stack would be waited for.
+// What is left of a row after its last whole vector, `count` elements, and zeros up to `padded`.
+// Half vectors where those are whole: 24 features are a vector and a half, and a copy through the
+// stack would be waited for.
 template <typename T>
-void LoadEnd(const T* from, Int count, float* to) {
+void LoadEnd(const T* from, Int count, Int padded, float* to) {
   const DHalf d;
   const Int lanes = static_cast<Int>(hn::Lanes(d));
   HWY_ALIGN T tail[kColumnPadding] = {};
@@ -87,7 +87,7 @@ void LoadEnd(const T* from, Int count, float* to) {
     hn::StoreU(LoadAny(d, tail), d, to + n);
     n += lanes;
   }
-  for (; n < PadColumns(count); n += lanes) hn::StoreU(hn::Zero(d), d, to + n);
+  for (; n < padded; n += lanes) hn::StoreU(hn::Zero(d), d, to + n);
 }
 
 template <typename T>
@@ -95,11 +95,12 @@ void LoadTyped(const T* from, Int from_stride, Block to) {
   const D d;
   const Int whole = to.columns / Lanes() * Lanes();
   const Int left = to.columns - whole;
+  const Int padded = PadColumns(to.columns) - whole;
   for (Int r = 0; r < to.rows; ++r) {
     const T* in = from + r * from_stride;
     float* out = to.data + r * to.stride;
     for (Int n = 0; n < whole; n += Lanes()) hn::StoreU(LoadAny(d, in + n), d, out + n);
-    if (left > 0) LoadEnd(in + whole, left, out + whole);
+    if (padded > 0) LoadEnd(in + whole, left, padded, out + whole);
   }
 }
 
