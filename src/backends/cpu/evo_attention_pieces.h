@@ -95,10 +95,10 @@ class MaskRow {
   float* terms_ = nullptr;
 };
 
-// scores = q times the columns [first, first + scores.columns) of `keys`, which has a row per feature
-// and a column per key, plus the bias where whole vectors of it can be read: products and sums are
-// then made while it comes from memory. Returns the terms that are left to add. `soon`, of the
-// scores' shape, is asked for meanwhile where no bias is read.
+// scores = q times the columns [first, first + scores.columns) of `keys`, which has a row per
+// feature and a column per key, plus the bias where whole vectors of it can be read: products and
+// sums are then made while it comes from memory. Returns the terms that are left to add. `soon`, of
+// the scores' shape, is asked for meanwhile where no bias is read.
 ScoreTerms ScoreTile(Block q, Block keys, std::int64_t first, ScoreTerms terms, Block scores,
                      Ahead& ahead, GemmSoon soon = {});
 

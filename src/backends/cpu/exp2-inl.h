@@ -14,9 +14,9 @@ namespace megafold::cpu::HWY_NAMESPACE {
 inline constexpr float kLog2E = 1.4426950408889634F;
 
 // 2^x for x <= 127: a polynomial of degree 5 after range reduction, relative error below 3e-7;
-// zero below 2^-126.5. Adding 1.5 * 2^23 + 127 leaves the nearest integer, with the exponent's bias,
-// in the low mantissa bits; the shift moves it into the exponent and everything else out. At -127
-// that exponent is the zero's. NaN stays NaN.
+// zero below 2^-126.5. Adding 1.5 * 2^23 + 127 leaves the nearest integer, with the exponent's
+// bias, in the low mantissa bits; the shift moves it into the exponent and everything else out. At
+// -127 that exponent is the zero's. NaN stays NaN.
 template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
 HWY_INLINE V Exp2(D d, V x) {
   namespace hn = hwy::HWY_NAMESPACE;

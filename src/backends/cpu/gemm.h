@@ -78,8 +78,8 @@ struct GemmSoon {
 };
 
 // c[row * c_stride + n] = init[row * init_stride + n] + sum_p a(row, p) b(p, n); a null `init`
-// counts as zero. `init` may be c itself (accumulate; c's padding may then stay as it is) or one row
-// with stride 0 (a bias). c and init are padded as described above. Without `soon` the lines of
+// counts as zero. `init` may be c itself (accumulate; c's padding may then stay as it is) or one
+// row with stride 0 (a bias). c and init are padded as described above. Without `soon` the lines of
 // `init` are asked for.
 void Gemm(GemmShape shape, GemmLhs a, GemmRhs b, const float* init, std::int64_t init_stride,
           float* c, std::int64_t c_stride, GemmSoon soon = {});
