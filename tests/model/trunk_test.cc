@@ -2,6 +2,7 @@
 #include "model/trunk.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/function.h>
 
 #include <set>
 #include <string>
