@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <atomic>
+#include <limits>
 
 #include "megafold/core/error.h"
 #include "torch_ops/tensors.h"
@@ -51,6 +52,21 @@ std::vector<std::string> OperatorsWithoutKernel(const at::Device& device) {
 }
 
 namespace composed {
+
+at::Tensor EvoAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const OptionalTensor& mask, const OptionalTensor& bias, double scale) {
+  // [B, S, H, Nq, Nk]
+  at::Tensor scores = at::matmul((q * scale).transpose(2, 3), k.permute({0, 1, 3, 4, 2}));
+  if (bias) scores = scores + *bias;
+  if (mask) {
+    scores = mask->scalar_type() == at::kBool
+                 ? scores.masked_fill(mask->logical_not(), -std::numeric_limits<double>::infinity())
+                 : scores + *mask;
+  }
+  // Zeros, and zero gradients, where every score is -inf.
+  const at::Tensor weights = at::_safe_softmax(scores, -1, StatisticsType(q)).to(v.scalar_type());
+  return at::matmul(weights, v.transpose(2, 3)).transpose(2, 3);
+}
 
 at::Tensor LayerNorm(const at::Tensor& x, const OptionalTensor& gamma, const OptionalTensor& beta,
                      double eps) {

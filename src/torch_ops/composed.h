@@ -1,6 +1,6 @@
-// The operators but attention as compositions of PyTorch's own: what `ops: baseline` trains with,
-// and what computes them on a device for which this build has no kernel. Arguments and results as
-// in ops.h; dtypes may be mixed as there.
+// The operators as compositions of PyTorch's own: what computes them on a device for which this
+// build has no kernel and, but for attention (model/layers.h), what `ops: baseline` trains with.
+// Arguments and results as in ops.h; dtypes may be mixed as there.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,6 +22,11 @@ bool LacksKernel(ops::Operator op, const at::Tensor& lead);
 std::vector<std::string> OperatorsWithoutKernel(const at::Device& device);
 
 namespace composed {
+
+// Has N^3 tensors: two of the scores' size stay until the backward.
+at::Tensor EvoAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const std::optional<at::Tensor>& mask,
+                        const std::optional<at::Tensor>& bias, double scale);
 
 at::Tensor LayerNorm(const at::Tensor& x, const std::optional<at::Tensor>& gamma,
                      const std::optional<at::Tensor>& beta, double eps);

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "megafold/core/error.h"
+#include "torch_ops/composed.h"
 #include "torch_ops/dispatch.h"
 #include "torch_ops/ops.h"
 #include "torch_ops/tensors.h"
@@ -31,10 +32,8 @@ at::Tensor EmptyInOrderOf(const at::Tensor& like) {
   return EmptyLike(like, sizes, like.scalar_type());
 }
 
-// What forward returns, uninitialised: the kernel for meta tensors.
-ForwardResult AllocateForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const OptionalTensor& mask, const OptionalTensor& bias,
-                              std::optional<double> /*scale*/) {
+void RequireDimensions(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                       const OptionalTensor& mask, const OptionalTensor& bias) {
   if (q.dim() != 5 || k.dim() != 5 || v.dim() != 5) {
     Fail(ErrorCode::kInvalidArgument, "evo_attention: q, k, v have shapes ", ShapeText(q), ", ",
          ShapeText(k), ", ", ShapeText(v), ", expected [B, S, N, H, D]");
@@ -43,14 +42,22 @@ ForwardResult AllocateForward(const at::Tensor& q, const at::Tensor& k, const at
           mask ? mask->dim() : 0, " dimensions, expected [B or 1, S or 1, 1, 1, Nk]");
   Require(!bias || !bias->defined() || bias->dim() == 5, "evo_attention: bias has ",
           bias ? bias->dim() : 0, " dimensions, expected [B or 1, 1, H, Nq, Nk]");
+}
+
+// What forward returns, uninitialised: the kernel for meta tensors.
+ForwardResult AllocateForward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const OptionalTensor& mask, const OptionalTensor& bias,
+                              std::optional<double> /*scale*/) {
+  RequireDimensions(q, k, v, mask, bias);
   const auto sizes = q.sym_sizes();
   at::Tensor lse = q.new_empty_symint({sizes[0], sizes[1], sizes[3], sizes[2]},
                                       q.options().dtype(StatisticsType(q)));
   return {EmptyInOrderOf(q), lse};
 }
 
-float ScaleOf(const at::Tensor& q, std::optional<double> scale) {
-  return static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(-1)))));
+double ScaleOf(const at::Tensor& q, std::optional<double> scale) {
+  if (scale) return *scale;
+  return 1.0 / std::sqrt(static_cast<double>(q.sym_size(-1).guard_int(__FILE__, __LINE__)));
 }
 
 // PyTorch's own switch: torch.backends.cuda.matmul.allow_tf32, off by default.
@@ -70,7 +77,7 @@ ForwardResult Forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   args.v = inputs.Packed("v", v);
   args.mask = ToView("mask", mask);
   args.bias = ToView("bias", bias);
-  args.scale = ScaleOf(q, scale);
+  args.scale = static_cast<float>(ScaleOf(q, scale));
   args.allow_tf32 = AllowTf32();
   args.out = ToView("out", out);
   args.lse = ToView("lse", lse);
@@ -110,7 +117,7 @@ BackwardResult Backward(const at::Tensor& dout, const at::Tensor& q, const at::T
   args.v = inputs.Packed("v", v);
   args.mask = ToView("mask", mask);
   args.bias = ToView("bias", bias);
-  args.scale = ScaleOf(q, scale);
+  args.scale = static_cast<float>(ScaleOf(q, scale));
   args.allow_tf32 = AllowTf32();
   args.out = inputs.Packed("out", out);
   args.lse = ToView("lse", lse);
@@ -178,6 +185,11 @@ ForwardResult ForwardAutograd(const at::Tensor& q, const at::Tensor& k, const at
 at::Tensor Composite(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const OptionalTensor& mask, const OptionalTensor& bias,
                      std::optional<double> scale) {
+  if (LacksKernel(ops::Operator::kEvoAttention, q)) {
+    RequireDimensions(q, k, v, mask, bias);
+    RequireNoMaskGradient("evo_attention", mask);
+    return composed::EvoAttention(q, k, v, mask, bias, ScaleOf(q, scale));
+  }
   return std::get<0>(CallForward(q, k, v, mask, bias, scale));
 }
 

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -98,6 +99,26 @@ TEST(TorchOps, CompositionsTakeMixedTypes) {
                                          op, og, 1e-5),
         TriangleMultiplication(x, mask, true, gamma, beta, ap, ag, bp, bg, gamma, beta, op, og));
   }
+}
+
+// As above, with a query that sees no key; gradients too, for the composition's are PyTorch's own.
+TEST(TorchOps, AttentionAsAComposition) {
+  const at::Tensor q = Leaf({2, 3, 5, 2, 8}), k = Leaf({2, 3, 7, 2, 8}), v = Leaf({2, 3, 7, 2, 8});
+  const at::Tensor bias = Leaf({1, 1, 2, 5, 7});
+  at::Tensor seen = torch::rand({2, 3, 1, 1, 7}) < 0.7;
+  seen[1][2].fill_(false);
+  const at::Tensor additive =
+      torch::randn({2, 3, 1, 1, 7})
+          .masked_fill(seen.logical_not(), -std::numeric_limits<double>::infinity());
+  for (const at::Tensor& mask : {seen, additive}) {
+    ExpectSame(composed::EvoAttention(q, k, v, mask, bias, 0.3),
+               EvoAttention(q, k, v, mask, bias, 0.3), {q, k, v, bias});
+  }
+  const auto half = [](const at::Tensor& x) { return x.detach().to(at::kBFloat16); };
+  const at::Tensor composition =
+      composed::EvoAttention(half(q), half(k), half(v), seen, bias.detach(), 0.3);
+  EXPECT_EQ(composition.scalar_type(), at::kBFloat16);
+  EXPECT_FALSE(composition.isnan().any().item<bool>());
 }
 
 TEST(TorchOps, TheCpuHasEveryKernel) {
