@@ -130,6 +130,24 @@ def test_items_whose_shifts_change(shim, rows: int, heads: int, dim: int) -> Non
     assert_same_bits(lambda problem: run(shim, HOPPER, case, problem), problem, times=8)
 
 
+@pytest.mark.parametrize("which", ("one query", "one head", "one row", "all"))
+@pytest.mark.parametrize("dim", (32, 48, 64))
+def test_items_that_are_done_again(shim, which: str, dim: int) -> None:
+    """bfloat16's exponentials are of the scores as they are; an item whose sums leave float32's safe range comes again."""
+    case = Case(39_000 + dim, torch.bfloat16, 1, 90, 300, 200, 4, dim, "bool", "float", False, "plain", (True,) * 4, 0.0)
+    problem = make_problem(case)
+    if which == "one query":
+        problem.bias[0, 0, 1, 257] += 120.0
+    elif which == "one head":
+        problem.bias[:, :, 2] -= 150.0
+    elif which == "one row":
+        problem.q[:, 7] *= 20.0
+    else:
+        problem.bias += 100.0
+    check(shim, HOPPER, case, problem)
+    assert_same_bits(lambda problem: run(shim, HOPPER, case, problem), problem, times=4)
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 @pytest.mark.parametrize(("keys", "dim"), [(260, 64), (448, 64), (300, 40), (390, 40), (700, 48), (400, 32), (1000, 32), (1100, 56)])
 def test_sums_over_a_cluster(shim, dtype: torch.dtype, keys: int, dim: int) -> None:

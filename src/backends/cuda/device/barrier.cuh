@@ -24,6 +24,18 @@ __device__ __forceinline__ void BarrierInitFence() {
 __device__ __forceinline__ void BarrierArrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+// Arrives once `value` is known: by a predicate that is always true, which the compiler does not
+// know. No sum has these bits.
+__device__ __forceinline__ void BarrierArriveAfter(std::uint32_t barrier, float value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred known;\n"
+      "setp.ne.b32 known, %1, 0xFFFFFFFF;\n"
+      "@known mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}\n" ::"r"(barrier),
+      "r"(__float_as_uint(value))
+      : "memory");
+}
 // Arrives and says how many bytes of copies the phase will wait for.
 __device__ __forceinline__ void BarrierExpect(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -142,6 +154,11 @@ __device__ __forceinline__ void StoreTensorCommit() {
 // Waits until this thread's stores, all of them committed, have read their sources.
 __device__ __forceinline__ void StoreTensorWaitRead() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+// Waits until they have also been written, so that what this thread stores next comes after them.
+__device__ __forceinline__ void StoreTensorWait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 // ---- Barriers of part of a block, clusters, registers. ----

@@ -19,6 +19,18 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
+// log2 x and 1 / x, of numbers that are not denormal.
+__device__ __forceinline__ float FastLog2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float FastInverse(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Asynchronous copies from device to shared memory. Bytes past `valid` are written as zero.
 __device__ __forceinline__ void CopyAsync16(std::uint32_t dst, const void* src, int valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(valid)

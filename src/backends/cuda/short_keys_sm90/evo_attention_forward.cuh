@@ -27,18 +27,6 @@ struct HopperShortForwardLayout {
   static_assert(kBlocks * (kBytes + 1024) <= 228 * 1024);
 };
 
-// log2 and 1 / x of a sum of exponentials that is in range: no denormal numbers.
-__device__ __forceinline__ float FastLog2(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float FastInverse(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // bfloat16 has float32's range, and exponentials are of the scores as they are; a sum that leaves
 // what is safe of it is rare. float16's small range trained models leave often: the maximum is
 // always taken off.

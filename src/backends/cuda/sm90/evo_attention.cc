@@ -277,8 +277,7 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stre
   p.out_map = MakeTensorMap(args.out, box);
   Workspaces space(workspace.data);
   float* const bias = space.Take(PackedBiasBytes(p));
-  p.mask_columns = PackMaskColumns(p, type, space.Take(PackedMaskColumnsBytes(p)), chain);
-  PackBias(p, type, kLog2E, bias, 0, nullptr, chain);
+  p.mask_columns = PackTerms(p, type, kLog2E, bias, space.Take(PackedMaskColumnsBytes(p)), chain);
   p.bias_by_queries = bias;
   instance.forward(p, chain);
 }

@@ -25,11 +25,12 @@ struct ForwardRow {
   std::uint32_t
       left[2];  // the thread's part of the left factor: its first eight columns, a query each
 
-  __device__ __forceinline__ void Clear() {
+  // Before an item's first product; what the item before left is still there.
+  __device__ __forceinline__ void ClearColumns() { left[0] = left[1] = LeftColumns(0.0F); }
+  __device__ __forceinline__ void ClearSums() {
     shift[0] = shift[1] = 0.0F;
     sum[0] = sum[1] = 0.0F;
     least = kLeastSum;
-    left[0] = left[1] = LeftColumns(0.0F);
   }
 
   // Two of the columns {x in three parts, 1, 1, 1, 0, 0} by the lane's place in its quad.
@@ -113,26 +114,28 @@ __device__ __forceinline__ void Exponentials(std::uint32_t (&p)[kScores / 2], fl
   }
 }
 
-// Divides a row by its sums, and stores the log-sum-exp of the thread's two queries; `lse` is that
-// of the first of them, `queries` counts from there to the last.
-template <int kDim>
-__device__ __forceinline__ void FinishForwardRow(ForwardRow<kDim>& row, float* lse, int queries) {
+// What a row's sums make of it: factors for the outputs of the thread's two queries, and their
+// log-sum-exps.
+struct ForwardEnd {
+  float factor[2], lse[2];
+  // Whether shifts of 0 cost nothing: the thread's own sums are in range. One of a quad that has
+  // none means that the query may see a single key, and is to get exactly its V.
+  bool safe = true;
+
+  template <int kDim>
+  __device__ __forceinline__ explicit ForwardEnd(const ForwardRow<kDim>& row) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float sum = row.sum[half];
-    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
-    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
-    const float factor = sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F;
-#pragma unroll
-    for (int i = 0; i < kDim / 8; ++i) {
-      row.out[4 * i + 2 * half] *= factor;
-      row.out[4 * i + 2 * half + 1] *= factor;
-    }
-    if (half * 8 < queries && threadIdx.x % 4 == 0) {
+    for (int half = 0; half < 2; ++half) {
       constexpr float kLn2 = 0.69314718055994530942F;
-      lse[half * 8] = sum > 0.0F ? (row.shift[half] + __log2f(sum)) * kLn2 : kInfinity;
+      constexpr float kBound = 0x1p60F;
+      float sum = row.sum[half];
+      safe = safe && sum >= 1.0F / kBound && sum <= kBound;
+      sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
+      sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
+      factor[half] = sum > 0.0F ? FastInverse(sum) : 0.0F;
+      lse[half] = sum > 0.0F ? (row.shift[half] + FastLog2(sum)) * kLn2 : kInfinity;
     }
   }
-}
+};
 
 }  // namespace megafold::cuda

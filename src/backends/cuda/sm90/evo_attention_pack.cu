@@ -8,23 +8,16 @@
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/device/ptx.cuh"
 #include "backends/cuda/sm90/evo_attention_pack.h"
+#include "backends/cuda/sm90/evo_attention_pack_terms.cuh"
 
 namespace megafold::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kPackThreads;
 constexpr int kTile = kHopperTile;
 
-// The bound leaves room for sums and for the products with scale that follow.
-__device__ __forceinline__ float InUnits(float term, float unit) {
-  constexpr float kBound = 1e30F;
-  return isinf(term) ? term * unit : fmaxf(fminf(term * unit, kBound), -kBound);
-}
-__device__ __forceinline__ float4 InUnits(float a, float b, float c, float d, float unit) {
-  return make_float4(InUnits(a, unit), InUnits(b, unit), InUnits(c, unit), InUnits(d, unit));
-}
-
-// ---- Bias: a block packs 16 queries x 64 keys of two heads, or of four that lie side by side. ----
+// ---- Bias: a block packs 16 queries x 64 keys of two heads, or of four that lie side by side.
+// ----
 
 constexpr int kBlockQueries = 16;
 // Pairs of keys of eight queries, and single keys of four heads, lie in different banks.
@@ -124,58 +117,27 @@ __global__ __launch_bounds__(kThreads) void PackBiasKernel(
   WaitForPrevious();
 }
 
-// ---- Mask ----
-
-// Term `index` of `count` is that of key `key` of a row of the mask.
-struct MaskPlace {
-  std::int64_t batch, row;
-  int key;
-  __device__ MaskPlace(std::int64_t rows, int length, std::int64_t count, std::int64_t index) {
-    if (count <= 0x7FFFFFFF) {  // divisions of 64 bits are slow
-      Divide(static_cast<int>(rows), length, static_cast<int>(index));
-    } else {
-      Divide(rows, static_cast<std::int64_t>(length), index);
-    }
-  }
-  template <typename Index>
-  __device__ __forceinline__ void Divide(Index rows, Index length, Index index) {
-    const Index all = index / length;
-    key = static_cast<int>(index - all * length);
-    batch = all / rows;
-    row = all - batch * rows;
-  }
-  template <typename T>
-  __device__ float Term(const AttentionProblem& p) const {
-    return MaskTerm<T>(p, MaskBase(p, RowIndex(batch, row)), key);
-  }
-};
-
-// A number as a sum of three bfloat16, exact to the last bits of float32.
-struct Parts {
-  float value[3] = {};
-  __device__ __forceinline__ explicit Parts(float rest) {
-#pragma unroll
-    for (float& part : value) {
-      part = __bfloat162float(__float2bfloat16_rn(rest));
-      if (isinf(part)) break;
-      rest -= part;
-    }
-  }
-};
-
-// Columns of a product: one thread a key.
 template <typename T>
 __global__ __launch_bounds__(kThreads) void PackMaskColumnsKernel(
-    const __grid_constant__ AttentionProblem p, std::int64_t mask_rows, int length,
-    std::int64_t count, uint4* columns) {
+    const __grid_constant__ AttentionProblem p, MaskColumns mask) {
   LetNextBegin();
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index < count) {
-    const Parts parts(MaskPlace(mask_rows, length, count, index).template Term<T>(p) / p.scale);
-    constexpr float kOne = 1.0F;
-    columns[index] =
-        make_uint4(Pack(kOne, kOne, __nv_bfloat16{}), Pack(kOne, parts.value[0], __nv_bfloat16{}),
-                   Pack(parts.value[1], parts.value[2], __nv_bfloat16{}), 0);
+  mask.PackBlock<T>(p, static_cast<int>(blockIdx.x));
+  WaitForPrevious();
+}
+
+// ---- Bias and mask for a forward in one kernel: what takes the time is launches and the way of
+// the first bytes. ----
+
+template <typename T, typename Bias>
+__global__ __launch_bounds__(kThreads) void PackTermsKernel(
+    const __grid_constant__ AttentionProblem p, AlignedBias bias, int bias_blocks,
+    MaskColumns mask) {
+  LetNextBegin();
+  const int block = static_cast<int>(blockIdx.x);
+  if (block < bias_blocks) {
+    bias.PackTile<Bias>(p, block);
+  } else {
+    mask.PackBlock<T>(p, block - bias_blocks);
   }
   WaitForPrevious();
 }
@@ -283,13 +245,30 @@ __global__ __launch_bounds__(kThreads) void PackStatisticsKernel(
 }
 
 int Tiles(int length) { return (length + kTile - 1) / kTile; }
-std::int64_t Blocks(std::int64_t threads) { return (threads + kThreads - 1) / kThreads; }
 
 std::int64_t MaskBatches(const AttentionProblem& p) { return p.mask.batch == 0 ? 1 : p.batches; }
 std::int64_t MaskRows(const AttentionProblem& p) { return p.mask.row == 0 ? 1 : p.batch_rows; }
 // Without a mask the packed bias already keeps keys past the last one out.
 bool NeedsMask(const AttentionProblem& p) {
   return p.mask.kind != TermKind::kNone || (p.bias.kind == TermKind::kNone && p.keys % kTile != 0);
+}
+
+// Of no pieces where no mask is needed.
+MaskColumns MakeMaskColumns(const AttentionProblem& p, void* tiles) {
+  if (!NeedsMask(p)) return {};
+  MaskColumns mask;
+  mask.rows = static_cast<int>(MaskRows(p));
+  mask.length = Tiles(p.keys) * kTile;
+  mask.row_pieces = (mask.length + MaskColumns::kPiece - 1) / MaskColumns::kPiece;
+  mask.pieces = static_cast<int>(MaskBatches(p)) * mask.rows * mask.row_pieces;
+  mask.columns = static_cast<uint4*>(tiles);
+  return mask;
+}
+
+PackedMaskColumns Describe(const AttentionProblem& p, const void* tiles) {
+  const std::int64_t row_tiles = Tiles(p.keys);
+  return {static_cast<const char*>(tiles), p.mask.batch == 0 ? 0 : MaskRows(p) * row_tiles,
+          p.mask.row == 0 ? 0 : row_tiles};
 }
 
 template <typename T>
@@ -347,22 +326,45 @@ void PackBias(const AttentionProblem& p, DType type, float query_unit, float* by
 
 PackedMaskColumns PackMaskColumns(const AttentionProblem& p, DType type, void* tiles,
                                   LaunchChain& chain) {
-  if (!NeedsMask(p)) return {};
-  const std::int64_t row_tiles = Tiles(p.keys);
-  const std::int64_t rows = MaskRows(p);
-  const int length = Tiles(p.keys) * kTile;
-  const std::int64_t count = MaskBatches(p) * rows * length;
+  const MaskColumns mask = MakeMaskColumns(p, tiles);
+  if (mask.pieces == 0) return {};
   auto launch = [&](auto kernel) {
-    chain.Add("evo_attention mask packing (cuda sm90a)", kernel, {Blocks(count), kThreads}, p, rows,
-              length, count, static_cast<uint4*>(tiles));
+    chain.Add("evo_attention mask packing (cuda sm90a)", kernel, {mask.Blocks(), kThreads}, p,
+              mask);
   };
   if (type == DType::kBFloat16) {
     launch(PackMaskColumnsKernel<__nv_bfloat16>);
   } else {
     launch(PackMaskColumnsKernel<__half>);
   }
-  return {static_cast<const char*>(tiles), p.mask.batch == 0 ? 0 : rows * row_tiles,
-          p.mask.row == 0 ? 0 : row_tiles};
+  return Describe(p, tiles);
+}
+
+PackedMaskColumns PackTerms(const AttentionProblem& p, DType type, float unit, float* by_queries,
+                            void* mask_tiles, LaunchChain& chain) {
+  if (p.bias.kind == TermKind::kNone || !p.bias.aligned) {
+    const PackedMaskColumns packed = PackMaskColumns(p, type, mask_tiles, chain);
+    PackBias(p, type, unit, by_queries, 0, nullptr, chain);
+    return packed;
+  }
+  const AlignedBias bias{Tiles(p.queries), Tiles(p.keys), unit,
+                         reinterpret_cast<float4*>(by_queries)};
+  const std::int64_t bias_blocks = p.groups * p.heads * bias.query_tiles * bias.key_tiles;
+  const MaskColumns mask = MakeMaskColumns(p, mask_tiles);
+  const auto launch = [&](auto kernel) {
+    chain.Add("evo_attention packing (cuda sm90a)", kernel, {bias_blocks + mask.Blocks(), kThreads},
+              p, bias, static_cast<int>(bias_blocks), mask);
+  };
+  const auto launch_type = [&]<typename T>(T) {
+    if (p.bias.kind == TermKind::kFloat32) return launch(PackTermsKernel<T, float>);
+    launch(PackTermsKernel<T, T>);
+  };
+  if (type == DType::kBFloat16) {
+    launch_type(__nv_bfloat16{});
+  } else {
+    launch_type(__half{});
+  }
+  return mask.pieces == 0 ? PackedMaskColumns{} : Describe(p, mask_tiles);
 }
 
 void PackStatistics(const AttentionProblem& p, DType type, void* statistics, LaunchChain& chain) {

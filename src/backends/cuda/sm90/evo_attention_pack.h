@@ -40,6 +40,9 @@ void PackBias(const AttentionProblem& problem, DType type, float query_unit, flo
               float key_unit, float* by_keys, LaunchChain& chain);
 PackedMaskColumns PackMaskColumns(const AttentionProblem& problem, DType type, void* tiles,
                                   LaunchChain& chain);
+// Both for a forward, in one kernel where the bias allows it.
+PackedMaskColumns PackTerms(const AttentionProblem& problem, DType type, float unit,
+                            float* bias_by_queries, void* mask_tiles, LaunchChain& chain);
 // Reads lse, out and dout.
 void PackStatistics(const AttentionProblem& problem, DType type, void* statistics,
                     LaunchChain& chain);

@@ -173,16 +173,20 @@ __device__ __forceinline__ const void* StatisticsTile(const HopperAttentionParam
   return p.statistics + ((row * p.heads + head) * p.query_tiles + tile) * (kColumnsTileBytes / 2);
 }
 
-// Writes accumulators times `factor` as a tile of vectors.
+// Writes accumulators, those of a thread's first row times `top` and of its second times `bottom`,
+// as a tile of vectors.
 template <typename T, int kDim>
-__device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[kDim / 2],
-                                          float factor) {
+__device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[kDim / 2], float top,
+                                          float bottom) {
   constexpr int kPitch = VectorTile<kDim>::kPitch;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int row = static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane % 16;
   constexpr int kChunks = kPitch / 16;  // in a row of a strip
   const int swizzle = row / (8 / kChunks) % kChunks;
-  const auto word = [&](int i) { return Pack(c[2 * i] * factor, c[2 * i + 1] * factor, T{}); };
+  const auto word = [&](int i) {
+    const float factor = i % 2 == 0 ? top : bottom;
+    return Pack(c[2 * i] * factor, c[2 * i + 1] * factor, T{});
+  };
 #pragma unroll
   for (int chunk = 0; chunk < kDim / 8; chunk += 2) {
     const std::uint32_t at =
@@ -190,6 +194,12 @@ __device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[k
         static_cast<std::uint32_t>((chunk % kChunks + lane / 16) ^ swizzle) * 16;
     StoreMatrix(at, word(2 * chunk), word(2 * chunk + 1), word(2 * chunk + 2), word(2 * chunk + 3));
   }
+}
+
+template <typename T, int kDim>
+__device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[kDim / 2],
+                                          float factor) {
+  WriteTile<T, kDim>(tile, c, factor, factor);
 }
 
 }  // namespace megafold::cuda
