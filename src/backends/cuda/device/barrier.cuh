@@ -57,8 +57,8 @@ __device__ __forceinline__ void BarrierWait(std::uint32_t barrier, std::uint32_t
       : "memory");
 }
 
-// A barrier that is asked before its answer is needed, which takes some 70 cycles to come: Ask() while
-// there is other work, then Wait(), of the same phase.
+// A barrier that is asked before its answer is needed, which takes some 70 cycles to come: Ask()
+// while there is other work, then Wait(), of the same phase.
 class BarrierLook {
  public:
   __device__ __forceinline__ void Ask(std::uint32_t barrier, std::uint32_t parity) {
@@ -236,6 +236,14 @@ struct RingPosition {
   __device__ __forceinline__ void Advance() {
     if (++stage == kStages) {
       stage = 0;
+      phase ^= 1;
+    }
+  }
+  // By up to kStages.
+  __device__ __forceinline__ void Advance(int stages) {
+    stage += stages;
+    if (stage >= kStages) {
+      stage -= kStages;
       phase ^= 1;
     }
   }

@@ -81,12 +81,17 @@ HopperShortParams MakeParams(const Args& args, int query_box) {
   return p;
 }
 
-void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream) {
+std::size_t ForwardWorkspace(const ops::EvoAttentionForwardArgs&) {
+  return sizeof(unsigned long long);
+}
+
+void Forward(const ops::EvoAttentionForwardArgs& args, Workspace workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
   HopperShortParams p = MakeParams(args, 2 * kHopperShortQueries);
   p.parts = (p.queries + 2 * kHopperShortQueries - 1) / (2 * kHopperShortQueries);
   p.items *= p.parts;
   p.out_map = MakeTensorMap(args.out, kHopperShortDim, kHopperShortOutRows);
+  p.dealt = static_cast<unsigned long long*>(workspace.data);
   auto* const queue = static_cast<cudaStream_t>(stream.handle);
   args.q.dtype == DType::kBFloat16 ? HopperShortKeysAttention<DType::kBFloat16>::Forward(p, queue)
                                    : HopperShortKeysAttention<DType::kFloat16>::Forward(p, queue);
@@ -110,7 +115,7 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace, Stream strea
 const EvoAttentionImplementation kHopperShortKeysEvoAttention = {
     "cuda sm90a short",
     DeviceType::kCuda,
-    {SupportsForward, NoWorkspace<ops::EvoAttentionForwardArgs>, Forward},
+    {SupportsForward, ForwardWorkspace, Forward},
     {SupportsBackward, NoWorkspace<ops::EvoAttentionBackwardArgs>, Backward}};
 
 }  // namespace megafold::cuda

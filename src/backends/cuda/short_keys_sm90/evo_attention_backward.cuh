@@ -19,11 +19,12 @@ struct HopperShortBackwardLayout {
   static constexpr int kStageBytes = 2 * kVectorTileBytes;
   static constexpr int kKeys = kStages * kStageBytes;
   static constexpr int kWeights = kKeys + 2 * kKeysBytes;  // P, then dS
-  static constexpr int kOut = kWeights + 4 * kWeightsHalf;
-  static constexpr int kTerms = kOut + kVectorTileBytes;
-  static constexpr int kBarriers = kTerms + 2 * kTermBytes;
+  static constexpr int kTerms = kWeights + 4 * kWeightsHalf;
+  static constexpr int kOut = kTerms + 2 * kTermBytes;
+  static constexpr int kBarriers = kOut + kVectorTileBytes;
   static constexpr int kBytes = kBarriers + (kStages + 2) * 8 + 1024;  // alignment
   static constexpr int kBlocks = 2;                                    // of a multiprocessor
+  static constexpr int kThreads = 128;
   static_assert(kBlocks * (kBytes + 1024) <= 228 * 1024);
 };
 
@@ -62,7 +63,7 @@ struct QueryStep : ItemWalk {
 
 template <typename T>
 __global__ __launch_bounds__(
-    kHopperShortThreads,
+    HopperShortBackwardLayout::kThreads,
     HopperShortBackwardLayout::kBlocks) void HopperShortBackwardKernel(const __grid_constant__
                                                                            HopperShortParams p) {
   using Layout = HopperShortBackwardLayout;
@@ -102,28 +103,30 @@ __global__ __launch_bounds__(
     }
   };
 
-  QueryStep now(p);
+  QueryStep now(p, static_cast<int>(blockIdx.x));
   QueryStep next = now;  // whose Q and dO are copied
   const int warp = __shfl_sync(0xFFFFFFFFU, thread / 32, 0);
   if (warp == kQueriesWarp && ElectOne()) {
     for (int i = 0; i < Layout::kStages + 2; ++i) BarrierInit(full + i * 8, 1);
     BarrierInitFence();
     copy_keys(now.at, 0);
-    for (int stage = 0; stage < Layout::kStages - 1 && next.Inside(p); ++stage) {
-      copy_queries(next, stage);
-      next.Advance(p);
-    }
+    copy_queries(now, 0);
   }
   __syncwarp();
-  next = now;
-  for (int stage = 0; stage < Layout::kStages - 1; ++stage) next.Advance(p);
   ItemWalk next_item = now;  // whose K and V are copied
   next_item.Advance(p);
-  const ShortKeyMask mask(p, sizeof(T));
-  std::uint32_t mask_bits = mask.Bits(p, now);
+  std::uint32_t mask_bits = ItemMaskBits<T>(p, now.at, thread);
   read_lse(now);
-  WriteTerm<T>(terms_of(0), p, mask_bits, inverse_scale);
+  WriteTerm<T>(terms_of(0), p, thread, mask_bits, inverse_scale);
   __syncthreads();
+  // What else is ahead of the work is copied once the first tile has come, which it would delay.
+  BarrierWait(full, 0);
+  for (int stage = 1; stage < Layout::kStages - 1; ++stage) {
+    next.Advance(p);
+    if (warp == kQueriesWarp && next.Inside(p) && ElectOne()) copy_queries(next, stage);
+    __syncwarp();
+  }
+  next.Advance(p);
   RingPosition<Layout::kStages> ring;
   int parity = 0;  // of the item
   std::uint32_t keys_phase = 0;
@@ -133,7 +136,7 @@ __global__ __launch_bounds__(
   float dk[2][kVectorValues], dv[2][kVectorValues];
   while (now.Inside(p)) {
     if (now.tile == 0) {
-      mask_bits = mask.Bits(p, next_item);
+      mask_bits = next_item.Inside(p) ? ItemMaskBits<T>(p, next_item.at, thread) : 0;
       BarrierWait(keys_full + parity * 8, keys_phase);
     }
     const float lse[2] = {next_lse[0] * kLog2E, next_lse[1] * kLog2E};
@@ -147,9 +150,10 @@ __global__ __launch_bounds__(
     BarrierWait(full + ring.stage * 8, ring.FullParity());
     WgmmaFence();
     StartScores(s, terms_of(parity));
-    MultiplyRows<T>(s, queries, keys, true);
+    MultiplyVectors<T, kHopperShortDim, kVectorPitch>(s, queries, keys, true);
     WgmmaCommit();
-    MultiplyRows<T>(dp, queries + kVectorTileBytes, values, false);
+    MultiplyVectors<T, kHopperShortDim, kVectorPitch>(dp, queries + kVectorTileBytes, values,
+                                                      false);
     WgmmaCommit();
     WgmmaWait<1>();
     PinRegisters(s);
@@ -216,7 +220,7 @@ __global__ __launch_bounds__(
     WgmmaCommit();
     WgmmaWait<1>();
     PinRegisters(dq);
-    WriteVectors<T>(staging, dq, p.scale, p.scale);
+    WriteVectors<T, kHopperShortDim, kVectorPitch>(staging, dq, p.scale, p.scale);
     FenceAsyncProxy();
     WgmmaWait<0>();
     PinRegisters(dk[0]);
@@ -224,7 +228,7 @@ __global__ __launch_bounds__(
     PinRegisters(dv[0]);
     PinRegisters(dv[1]);
     const bool last = now.tile + 1 == p.query_tiles;
-    if (last) WriteTerm<T>(terms_of(parity ^ 1), p, mask_bits, inverse_scale);
+    if (last) WriteTerm<T>(terms_of(parity ^ 1), p, thread, mask_bits, inverse_scale);
     __syncthreads();
     const ItemPlace& at = now.at;
     if (warp == kStoreWarp && p.dq.data != nullptr && ElectOne()) {
@@ -236,8 +240,10 @@ __global__ __launch_bounds__(
       // dK and dV leave from where K and V were.
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        WriteVectors<T>(keys + half * kVectorTileBytes, dk[half], p.scale, p.scale);
-        WriteVectors<T>(values + half * kVectorTileBytes, dv[half], 1.0F, 1.0F);
+        WriteVectors<T, kHopperShortDim, kVectorPitch>(keys + half * kVectorTileBytes, dk[half],
+                                                       p.scale, p.scale);
+        WriteVectors<T, kHopperShortDim, kVectorPitch>(values + half * kVectorTileBytes, dv[half],
+                                                       1.0F, 1.0F);
       }
       FenceAsyncProxy();
       __syncthreads();

@@ -1,16 +1,15 @@
-// What forward and backward of the Hopper path for short keys share: a block is one warpgroup that
-// walks over heads of rows ("items"), 64 queries at a time. Single lanes copy what comes next and
-// store: what these do, all others wait for.
+// What forward and backward of the Hopper path for short keys share: warpgroups that walk over
+// heads of rows ("items"), 64 queries at a time, single lanes that copy what comes next, the matrix
+// units that add the mask.
 #pragma once
 
 #include "backends/cuda/device/barrier.cuh"
-#include "backends/cuda/device/wgmma.cuh"
+#include "backends/cuda/device/vector_tile.cuh"
 #include "backends/cuda/short_keys/evo_attention_common.cuh"
 #include "backends/cuda/short_keys_sm90/evo_attention_params.h"
 
 namespace megafold::cuda {
 
-inline constexpr int kHopperShortThreads = 128;
 // A tile of vectors: 64 rows of 64 bytes.
 inline constexpr int kVectorPitch = kHopperShortDim * 2;
 inline constexpr int kVectorTileBytes = kHopperShortQueries * kVectorPitch;
@@ -20,22 +19,22 @@ inline constexpr int kVectorValues = kHopperShortDim / 2;    // that it holds of
 using VectorDescriptor = TileDescriptor<kVectorPitch>;
 
 // A block's walk over its items. Places are added up: divisions would take one thread hundreds of
-// cycles while all others wait for it. The first item is a block's number, so small that float32
-// divides it.
+// cycles while all others wait for it. Where it begins is mostly so small that float32 divides it.
 struct ItemWalk {
   int item;
   int head;  // counted over all rows
   ItemPlace at;
 
-  __device__ __forceinline__ explicit ItemWalk(const HopperShortParams& p)
-      : item(static_cast<int>(blockIdx.x)), head(Quotient(item, p.parts)) {
+  __device__ __forceinline__ explicit ItemWalk(const HopperShortParams& p, int first)
+      : item(first), head(Quotient(item, p.parts)) {
     const auto batch_rows = static_cast<int>(p.batch_rows);
     const int row = Quotient(head, p.heads);
     const int batch = Quotient(row, batch_rows);
     at = {batch, row - batch * batch_rows, head - row * p.heads, item - head * p.parts};
   }
-  // a / b, rounded down, for a below 2^20.
+  // a / b, rounded down; float32 divides what is below 2^20.
   static __device__ __forceinline__ int Quotient(int a, int b) {
+    if (a >= 1 << 20) return a / b;
     return static_cast<int>(__fdividef(static_cast<float>(a) + 0.5F, static_cast<float>(b)));
   }
   __device__ __forceinline__ bool Inside(const HopperShortParams& p) const {
@@ -75,30 +74,18 @@ __device__ __forceinline__ void CopyShortKeys(const HopperShortParams& p, const 
   CopyTensor(stage + kKeysBytes / 2, p.v_map, 0, 0, at.head, at.row, at.batch, barrier);
 }
 
-// The mask's terms of this thread's key.
-class ShortKeyMask {
- public:
-  __device__ __forceinline__ ShortKeyMask(const HopperShortParams& p, int element_bytes) {
-    bytes_ = p.mask.kind == TermKind::kBool      ? 1
-             : p.mask.kind == TermKind::kFloat32 ? 4
-                                                 : element_bytes;
-    mine_ = static_cast<const char*>(p.mask.data) +
-            min(static_cast<int>(threadIdx.x), p.keys - 1) * p.mask.key * bytes_;
-  }
-  // Its bits for an item; what they mean is worked out where they are needed.
-  __device__ __forceinline__ std::uint32_t Bits(const HopperShortParams& p,
-                                                const ItemWalk& item) const {
-    if (p.mask.kind == TermKind::kNone || !item.Inside(p)) return 0;
-    const char* from = mine_ + (item.at.batch * p.mask.batch + item.at.row * p.mask.row) * bytes_;
-    if (p.mask.kind == TermKind::kBool) return *reinterpret_cast<const std::uint8_t*>(from);
-    if (p.mask.kind == TermKind::kFloat32) return *reinterpret_cast<const std::uint32_t*>(from);
-    return *reinterpret_cast<const std::uint16_t*>(from);
-  }
-
- private:
-  const char* mine_;
-  int bytes_;
-};
+// The bits of the mask's term of an item's key; what they mean is worked out where that is needed.
+template <typename T>
+__device__ __forceinline__ std::uint32_t ItemMaskBits(const HopperShortParams& p,
+                                                      const ItemPlace& at, int key) {
+  const int bytes = p.mask.kind == TermKind::kBool      ? 1
+                    : p.mask.kind == TermKind::kFloat32 ? 4
+                                                        : static_cast<int>(sizeof(T));
+  return MaskBitsOf<T>(p,
+                       static_cast<const char*>(p.mask.data) +
+                           (at.batch * p.mask.batch + at.row * p.mask.row) * bytes,
+                       key);
+}
 
 // The matrix units add the terms of an item's keys: a key has eight more columns, its term in three
 // bfloat16 parts, a query 1 in those three. What hides a key is a large number, not -inf: the
@@ -107,9 +94,8 @@ inline constexpr int kTermBytes = kHopperShortKeys * 16;
 inline constexpr float kShortHidden = -1e30F;
 
 template <typename T>
-__device__ __forceinline__ void WriteTerm(std::uint32_t terms, const HopperShortParams& p,
+__device__ __forceinline__ void WriteTerm(std::uint32_t terms, const HopperShortParams& p, int key,
                                           std::uint32_t bits, float inverse_scale) {
-  const auto key = static_cast<int>(threadIdx.x);
   const float term =
       fminf(fmaxf(MaskStart<T>(p, bits, key, inverse_scale), kShortHidden), -kShortHidden);
   const float high = __bfloat162float(__float2bfloat16_rn(term));
@@ -129,48 +115,6 @@ __device__ __forceinline__ void StartScores(float (&s)[kRowScores], std::uint32_
   const std::uint32_t a[4] = {ones, ones, 0, 0};
   Wgmma<__nv_bfloat16, kHopperShortKeys>::Run<Order::kKMajor>(s, a, HalvesDescriptor(terms, terms),
                                                               false);
-}
-
-// s (+)= A B^T for 64 queries and 128 keys; the products are queued.
-template <typename T>
-__device__ __forceinline__ void MultiplyRows(float (&s)[kRowScores], std::uint32_t queries,
-                                             std::uint32_t keys, bool accumulate) {
-  const std::uint32_t left = VectorDescriptor::Low(queries);
-  const std::uint32_t right = VectorDescriptor::Low(keys);
-#pragma unroll
-  for (int k = 0; k < kHopperShortDim / 16; ++k) {
-    Wgmma<T, kHopperShortKeys>::template Run<Order::kKMajor>(
-        s, VectorDescriptor::FromLow(left + k * VectorDescriptor::kStepKMajor),
-        VectorDescriptor::FromLow(right + k * VectorDescriptor::kStepKMajor), accumulate || k > 0);
-  }
-}
-
-// The address of this lane's 16 bytes of a matrix of rows `first` to `first` + 15 of a tile of
-// vectors and columns from 8 chunk on.
-__device__ __forceinline__ std::uint32_t VectorAddress(std::uint32_t tile, int first, int chunk) {
-  const int lane = LaneId();
-  const int row = first + lane % 16;
-  return tile + row * kVectorPitch + ((chunk + lane / 16) ^ row / 2 % 4) * 16;
-}
-// The same of the warp's 16 rows of 64.
-__device__ __forceinline__ std::uint32_t VectorAddress(std::uint32_t tile, int chunk) {
-  return VectorAddress(tile, static_cast<int>(threadIdx.x) / 32 * 16, chunk);
-}
-
-// Writes a thread's part of 64 vectors, times a factor for each of its two rows, to a tile. `c` may
-// have more columns.
-template <typename T, int kValues>
-__device__ __forceinline__ void WriteVectors(std::uint32_t tile, const float (&c)[kValues],
-                                             float top, float bottom) {
-  static_assert(kValues >= kVectorValues);
-#pragma unroll
-  for (int chunk = 0; chunk < kHopperShortDim / 8; chunk += 2) {
-    const int at = 4 * chunk;
-    StoreMatrix(VectorAddress(tile, chunk), Pack(c[at] * top, c[at + 1] * top, T{}),
-                Pack(c[at + 2] * bottom, c[at + 3] * bottom, T{}),
-                Pack(c[at + 4] * top, c[at + 5] * top, T{}),
-                Pack(c[at + 6] * bottom, c[at + 7] * bottom, T{}));
-  }
 }
 
 }  // namespace megafold::cuda

@@ -58,7 +58,8 @@ __device__ __forceinline__ void AttendAgain(float (&out)[kWideValues], ShortSums
                                             std::uint32_t terms, float scale) {
   std::uint32_t q[kHopperShortDim / 16][4];
 #pragma unroll
-  for (int k = 0; k < kHopperShortDim / 16; ++k) LoadMatrix(q[k], VectorAddress(queries, 2 * k));
+  for (int k = 0; k < kHopperShortDim / 16; ++k)
+    LoadMatrix(q[k], VectorAddress<kVectorPitch>(queries, 2 * k));
   const auto compute_scores = [&](float(&s)[2][4], int key) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -69,7 +70,7 @@ __device__ __forceinline__ void AttendAgain(float (&out)[kWideValues], ShortSums
 #pragma unroll
     for (int k = 0; k < kHopperShortDim / 16; ++k) {
       std::uint32_t r[4];
-      LoadMatrix(r, VectorAddress(keys, key, 2 * k));
+      LoadMatrix(r, VectorAddress<kVectorPitch>(keys, key, 2 * k));
       MmaInstruction(s[0], q[k], {r[0], r[2]}, T{});
       MmaInstruction(s[1], q[k], {r[1], r[3]}, T{});
     }
@@ -101,7 +102,7 @@ __device__ __forceinline__ void AttendAgain(float (&out)[kWideValues], ShortSums
 #pragma unroll
     for (int n = 0; n < kHopperShortDim / 8; n += 2) {
       std::uint32_t r[4];
-      LoadMatrixTransposed(r, VectorAddress(values, key, n));
+      LoadMatrixTransposed(r, VectorAddress<kVectorPitch>(values, key, n));
       MmaInstruction(o[n], weights.r, {r[0], r[1]}, T{});
       MmaInstruction(o[n + 1], weights.r, {r[2], r[3]}, T{});
     }

@@ -31,6 +31,10 @@ struct HopperShortParams : AttentionProblem {
   int query_tiles = 0;  // backward: of 64, of an item
   ItemPlace stride;     // from an item of a block to its next
   int head_stride = 0;  // the same in heads of all rows
+  // Forward: a block's first items are fixed; `dealt` counts the others as they are given out, up
+  // to last_number (null: all are fixed).
+  unsigned long long* dealt = nullptr;
+  int fixed_items = 0, last_number = 0;
 };
 
 // The kernels of one storage type. Each queues on `stream` and throws kDevice when the launch

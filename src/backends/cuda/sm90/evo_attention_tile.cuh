@@ -8,7 +8,7 @@
 #pragma once
 
 #include "backends/cuda/device/barrier.cuh"
-#include "backends/cuda/device/wgmma.cuh"
+#include "backends/cuda/device/vector_tile.cuh"
 #include "backends/cuda/sm90/evo_attention_params.h"
 
 namespace megafold::cuda {
@@ -99,15 +99,7 @@ __device__ __forceinline__ void StoreShared4(std::uint32_t address, float4 value
 template <typename T, int kDim>
 __device__ __forceinline__ void MultiplyVectors(float (&s)[kScores], std::uint32_t a,
                                                 std::uint32_t b, bool accumulate) {
-  using Descriptor = typename VectorTile<kDim>::Descriptor;
-  const std::uint32_t left = Descriptor::Low(a);
-  const std::uint32_t right = Descriptor::Low(b);
-#pragma unroll
-  for (int k = 0; k < kDim / 16; ++k) {
-    Wgmma<T, kHopperTile>::template Run<Order::kKMajor>(
-        s, Descriptor::FromLow(left + k * Descriptor::kStepKMajor),
-        Descriptor::FromLow(right + k * Descriptor::kStepKMajor), accumulate || k > 0);
-  }
+  MultiplyVectors<T, kDim, VectorTile<kDim>::kPitch>(s, a, b, accumulate);
 }
 
 // s (+)= A B^T for eight columns of bfloat16 more: `columns` describes B, a lane has in `top` and
@@ -178,22 +170,7 @@ __device__ __forceinline__ const void* StatisticsTile(const HopperAttentionParam
 template <typename T, int kDim>
 __device__ __forceinline__ void WriteTile(std::uint32_t tile, const float (&c)[kDim / 2], float top,
                                           float bottom) {
-  constexpr int kPitch = VectorTile<kDim>::kPitch;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int row = static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane % 16;
-  constexpr int kChunks = kPitch / 16;  // in a row of a strip
-  const int swizzle = row / (8 / kChunks) % kChunks;
-  const auto word = [&](int i) {
-    const float factor = i % 2 == 0 ? top : bottom;
-    return Pack(c[2 * i] * factor, c[2 * i + 1] * factor, T{});
-  };
-#pragma unroll
-  for (int chunk = 0; chunk < kDim / 8; chunk += 2) {
-    const std::uint32_t at =
-        tile + chunk / kChunks * VectorTile<kDim>::kStripBytes + row * kPitch +
-        static_cast<std::uint32_t>((chunk % kChunks + lane / 16) ^ swizzle) * 16;
-    StoreMatrix(at, word(2 * chunk), word(2 * chunk + 1), word(2 * chunk + 2), word(2 * chunk + 3));
-  }
+  WriteVectors<T, kDim, VectorTile<kDim>::kPitch>(tile, c, top, bottom);
 }
 
 template <typename T, int kDim>
