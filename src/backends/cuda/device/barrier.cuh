@@ -24,6 +24,11 @@ __device__ __forceinline__ void BarrierInitFence() {
 __device__ __forceinline__ void BarrierArrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+// The same for several threads.
+__device__ __forceinline__ void BarrierArrive(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(arrivals)
+               : "memory");
+}
 // Arrives once `value` is known: by a predicate that is always true, which the compiler does not
 // know. No sum has these bits.
 __device__ __forceinline__ void BarrierArriveAfter(std::uint32_t barrier, float value) {

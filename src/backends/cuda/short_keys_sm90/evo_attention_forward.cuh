@@ -141,8 +141,8 @@ __device__ __forceinline__ void AttendItems(const HopperShortParams& p, std::uin
     if (__all_sync(0xFFFFFFFFU, fits) == 0 && !SeesNoKey(terms)) {
       AttendAgain<T>(out, sums, tile, keys, terms, scale);
     }
+    BarrierArrive(shared + Layout::kEmpty + slot * 8);
     __syncwarp();
-    if (ElectOne()) BarrierArrive(shared + Layout::kEmpty + slot * 8);
     float inverse[2], log_sum[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -22,7 +22,9 @@ struct HopperShortForwardLayout {
   static constexpr int kOut = kTerms + kStages * kTermBytes;           // a tile of each warpgroup
   static constexpr int kOnes = kOut + kWarpgroups * kVectorTileBytes;  // of 16 keys, beside V
   static constexpr int kOnesBytes = 16 * kVectorPitch;
-  // Barriers of a stage: its item has been named, has come with its terms, has been used.
+  // Barriers of a stage: its item has been named, has come with its terms, has been used. All threads
+  // that wrote or read something arrive: racecheck does not see that a warp's lanes are ordered
+  // before its first one.
   static constexpr int kNamed = kOnes + kOnesBytes;
   static constexpr int kFull = kNamed + kStages * 8;
   static constexpr int kEmpty = kFull + kStages * 8;
@@ -77,8 +79,8 @@ __device__ __forceinline__ void BeginRing(const HopperShortParams& p, std::uint3
   for (int stage = 0; stage < Layout::kStages; ++stage) {
     const std::uint32_t barrier = shared + stage * 8;
     BarrierInit(barrier + Layout::kNamed, 1);
-    BarrierInit(barrier + Layout::kFull, 2);  // copies, terms
-    BarrierInit(barrier + Layout::kEmpty, 4 * TilesOfItem(p));
+    BarrierInit(barrier + Layout::kFull, 1 + 32);  // copies, terms
+    BarrierInit(barrier + Layout::kEmpty, 128 * TilesOfItem(p));
   }
   BarrierInitFence();
 }
@@ -118,8 +120,7 @@ __device__ __forceinline__ void CopyItems(const HopperShortParams& p, std::uint3
     BarrierWait(barrier + Layout::kEmpty, ring.EmptyParity());
     items[ring.stage].head = -1;
     BarrierArrive(barrier + Layout::kNamed);
-    BarrierArrive(barrier + Layout::kFull);
-    BarrierArrive(barrier + Layout::kFull);  // no terms will be written
+    BarrierArrive(barrier + Layout::kFull, 1 + 32);  // no terms will be written
   }
 }
 
@@ -149,8 +150,7 @@ class TermsWriter {
         WriteTerm<T>(shared + Layout::kTerms + ring.stage * kTermBytes, p, LaneId() + 32 * i,
                      bits_[i], inverse_scale);
       }
-      __syncwarp();
-      if (ElectOne()) BarrierArrive(barrier + Layout::kFull);
+      BarrierArrive(barrier + Layout::kFull);
     }
   }
 
