@@ -46,6 +46,10 @@ __device__ __forceinline__ void BarrierExpect(std::uint32_t barrier, int bytes) 
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
+// Arrives for this thread once all that it has queued with CopyAsync16 and its like is there.
+__device__ __forceinline__ void CopyAsyncArrive(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
 // How long a waiting thread may sleep before it looks again: a spinning one takes issue slots from
 // the others.
 inline constexpr std::uint32_t kSuspendNanoseconds = 10'000'000;
@@ -59,6 +63,19 @@ __device__ __forceinline__ void BarrierWait(std::uint32_t barrier, std::uint32_t
       "@!done bra again;\n"
       "}\n" ::"r"(barrier),
       "r"(parity), "r"(kSuspendNanoseconds)
+      : "memory");
+}
+
+// The same where the wait is short and the thread has to go on at once: it does not sleep.
+__device__ __forceinline__ void BarrierSpin(std::uint32_t barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
       : "memory");
 }
 

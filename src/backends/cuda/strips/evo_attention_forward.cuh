@@ -150,6 +150,29 @@ struct StripBias {
   }
 };
 
+// ---- The mask's terms of a lane's keys. ----
+
+class StripTerms {
+ public:
+  // `term` is that of the lane's key of the strip, in the keys' own order.
+  __device__ __forceinline__ explicit StripTerms(float term)
+      : any_(__any_sync(0xFFFFFFFFU, term != 0.0F)) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      term_[i] = __shfl_sync(0xFFFFFFFFU, term, i / 4 * 16 + LaneId() % 4 * 4 + i % 4);
+    }
+  }
+  __device__ __forceinline__ void Add(float (&s)[4][4]) const {
+    if (!any_) return;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) s[i / 4][i % 4] += term_[i / 4 * 2 + i % 2];
+  }
+
+ private:
+  bool any_;  // of the strip's keys has one
+  float term_[8];
+};
+
 // ---- Softmax over a warp's keys. ----
 
 // Maximum and sum of a lane's queries over the keys that its warp has seen; the sum is the lane's.
@@ -192,71 +215,85 @@ struct StripSoftmax {
 
 // ---- The parts of O. ----
 
-// Writes a warp's part of O and what it weighs.
-template <typename T, int kTiles, int kDim>
-__device__ __forceinline__ void PutForwardPart(
-    const typename StripForward<T, kTiles, kDim>::Shared& shared, int warp,
-    const float (&out)[kTiles][StripForward<T, kTiles, kDim>::kOut][4],
-    const StripSoftmax<kTiles>& state) {
-  using Forward = StripForward<T, kTiles, kDim>;
+// Writes a warp's part of O of 16 queries, and what it weighs, to the part's first rows in `sums`
+// and `statistics`.
+template <int kDim, int kOut>
+__device__ __forceinline__ void PutTilePart(float* sums, float2* statistics,
+                                            const float (&out)[kOut][4], const float (&maximum)[2],
+                                            const float (&sum)[2]) {
   const int g = LaneId() / 4, t = LaneId() % 4;
 #pragma unroll
-  for (int i = 0; i < kTiles * 2; ++i) {
-    const int m = i / 2, half = i % 2;
-    const int row = warp * Forward::kQueries + i * 8 + g;
+  for (int half = 0; half < 2; ++half) {
+    const int row = half * 8 + g;
 #pragma unroll
-    for (int n = 0; n < Forward::kOut; ++n) {
-      *reinterpret_cast<float2*>(shared.sums + row * Forward::kPitch + n * 8 + t * 2) =
-          make_float2(out[m][n][half * 2], out[m][n][half * 2 + 1]);
+    for (int n = 0; n < kOut; ++n) {
+      *reinterpret_cast<float2*>(sums + row * kSumPitch<kDim> + n * 8 + t * 2) =
+          make_float2(out[n][half * 2], out[n][half * 2 + 1]);
     }
-    float sum = state.sum[m][half];
-    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 1);
-    sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 2);
-    if (t == 0) shared.statistics[row] = make_float2(state.maximum[m][half], sum);
+    float total = sum[half];
+    total += __shfl_xor_sync(0xFFFFFFFFU, total, 1);
+    total += __shfl_xor_sync(0xFFFFFFFFU, total, 2);
+    if (t == 0) statistics[row] = make_float2(maximum[half], total);
   }
 }
 
-// Combines the warps' parts in their order, and stores O and the log-sum-exp.
-template <typename T, int kTiles, int kDim, bool kRows>
-__device__ __forceinline__ void StoreForward(
-    const StripProblem& p, const typename StripForward<T, kTiles, kDim>::Shared& shared, int warps,
-    int first_query) {
-  using Forward = StripForward<T, kTiles, kDim>;
+// Combines the warps' parts of four columns of a query in their order, and stores O and the
+// log-sum-exp. Row r of the block's part i is row i * kQueries + r of `sums` and `statistics`.
+// kAll: there are the most warps that a block may have, and so the parts lie at distances that are
+// known.
+template <typename T, int kQueries, int kDim, bool kRows, bool kAll>
+__device__ __forceinline__ void StoreCombined(const StripProblem& p, const float* sums,
+                                              const float2* statistics, int warps, int first_query,
+                                              int row, int column) {
+  const int query = first_query + row;
+  if (query >= p.queries || column >= p.dim) return;
+  // Unrolled for the most warps, so that the reads do not wait for each other.
+  float2 each[kStripWarps];
+  float4 value[kStripWarps];
+  float best = -kInfinity;
+#pragma unroll
+  for (int part = 0; part < kStripWarps; ++part) {
+    const int at = (kAll ? part : min(part, warps - 1)) * kQueries + row;
+    each[part] = statistics[at];
+    value[part] = *reinterpret_cast<const float4*>(sums + at * kSumPitch<kDim> + column);
+    best = fmaxf(best, each[part].x);
+  }
+  const float shift = best == -kInfinity ? 0.0F : best;
+  float sum = 0.0F;
+  float4 out = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
+#pragma unroll
+  for (int part = 0; part < kStripWarps; ++part) {
+    const float factor = kAll || part < warps ? StripExp(each[part].x, shift) : 0.0F;
+    sum = fmaf(factor, each[part].y, sum);
+    out.x = fmaf(value[part].x, factor, out.x);
+    out.y = fmaf(value[part].y, factor, out.y);
+    out.z = fmaf(value[part].z, factor, out.z);
+    out.w = fmaf(value[part].w, factor, out.w);
+  }
+  StoreQuad<T, kRows>(p.out, p.row.out, query, column, out,
+                      sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F);
+  if (column == 0) {
+    p.lse[StripStatistic<kRows>(p) + query] = sum > 0.0F ? shift + __logf(sum) : kInfinity;
+  }
+}
+
+// The same for all of a block's queries.
+template <typename T, int kQueries, int kDim, bool kRows>
+__device__ __forceinline__ void StoreBlock(const StripProblem& p, const float* sums,
+                                           const float2* statistics, int warps, int first_query) {
   constexpr int kQuads = kDim / 4;
+  const auto store = [&]<bool kAll>() {
 #pragma unroll 1
-  for (int quad = static_cast<int>(threadIdx.x); quad < Forward::kQueries * kQuads;
-       quad += static_cast<int>(blockDim.x)) {
-    const int row = quad / kQuads, column = quad % kQuads * 4;
-    const int query = first_query + row;
-    if (query >= p.queries || column >= p.dim) continue;
-    // Unrolled for the most warps, so that the reads do not wait for each other.
-    float2 each[kStripWarps];
-    float4 value[kStripWarps];
-    float best = -kInfinity;
-#pragma unroll
-    for (int part = 0; part < kStripWarps; ++part) {
-      const int at = min(part, warps - 1) * Forward::kQueries + row;
-      each[part] = shared.statistics[at];
-      value[part] = *reinterpret_cast<const float4*>(shared.sums + at * Forward::kPitch + column);
-      best = fmaxf(best, each[part].x);
+    for (int quad = static_cast<int>(threadIdx.x); quad < kQueries * kQuads;
+         quad += static_cast<int>(blockDim.x)) {
+      StoreCombined<T, kQueries, kDim, kRows, kAll>(p, sums, statistics, warps, first_query,
+                                                    quad / kQuads, quad % kQuads * 4);
     }
-    const float shift = best == -kInfinity ? 0.0F : best;
-    float sum = 0.0F;
-    float4 out = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
-#pragma unroll
-    for (int part = 0; part < kStripWarps; ++part) {
-      const float factor = part < warps ? StripExp(each[part].x, shift) : 0.0F;
-      sum = fmaf(factor, each[part].y, sum);
-      out.x = fmaf(value[part].x, factor, out.x);
-      out.y = fmaf(value[part].y, factor, out.y);
-      out.z = fmaf(value[part].z, factor, out.z);
-      out.w = fmaf(value[part].w, factor, out.w);
-    }
-    StoreQuad<T, kRows>(p.out, p.row.out, query, column, out,
-                        sum > 0.0F ? __fdividef(1.0F, sum) : 0.0F);
-    if (column == 0) {
-      p.lse[StripStatistic<kRows>(p) + query] = sum > 0.0F ? shift + __logf(sum) : kInfinity;
-    }
+  };
+  if (warps == kStripWarps) {
+    store.template operator()<true>();
+  } else {
+    store.template operator()<false>();
   }
 }
 
@@ -271,6 +308,16 @@ __device__ __forceinline__ void CopyBlockQueries(const StripProblem& p, char* ti
 #pragma unroll 1
   for (int row = warp * 8; row < kTiles * 16; row += warps * 8) {
     copy.Run(tile, row, first_query + row + LaneId() / 4);
+  }
+}
+
+// A warp's strip of K or V, in the order of the strip.
+template <int kDim>
+__device__ __forceinline__ void CopyStrip(const VectorCopy<kDim>& vectors, char* tile,
+                                          int first_key) {
+#pragma unroll
+  for (int row = 0; row < kStrip; row += 8) {
+    vectors.Run(tile, row, first_key + StripOrder(row + LaneId() / 4));
   }
 }
 
@@ -318,15 +365,10 @@ __global__ __launch_bounds__(kStripWarps *
   do {
     const bool first = kOnce || first_key < warps * kStrip;
     const StripMask<kRows> mask(p, first_key + lane);
-    const auto copy = [&](char* tile, const VectorCopy<kDim>& vectors) {
-#pragma unroll
-      for (int row = 0; row < kStrip; row += 8) {
-        vectors.Run(tile, row, first_key + StripOrder(row + lane / 4));
-      }
-      CopyAsyncCommit();
-    };
-    copy(shared.keys, copy_keys);
-    copy(shared.values, copy_values);
+    CopyStrip(copy_keys, shared.keys, first_key);
+    CopyAsyncCommit();
+    CopyStrip(copy_values, shared.values, first_key);
+    CopyAsyncCommit();
     StripBias<T, kTiles, kRows> bias;
     bias.Load(p, shared.bias, first_query, first_key);
     CopyAsyncWait<1>();  // all but V
@@ -335,13 +377,7 @@ __global__ __launch_bounds__(kStripWarps *
     } else {
       __syncwarp();
     }
-    const float term = mask.template Term<T>(p);
-    const bool adds = __any_sync(0xFFFFFFFFU, term != 0.0F);
-    float terms[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      terms[i] = __shfl_sync(0xFFFFFFFFU, term, i / 4 * 16 + lane % 4 * 4 + i % 4);
-    }
+    const StripTerms terms(mask.template Term<T>(p));
     bias.Widen(p);
 #pragma unroll
     for (int m = 0; m < kTiles; ++m) {
@@ -354,10 +390,7 @@ __global__ __launch_bounds__(kStripWarps *
         MultiplyStripVectors(s[pair * 2 + 1], query_rows, keys, 1);
       }
       bias.Add(p.scale, m, s);
-      if (adds) {
-#pragma unroll
-        for (int i = 0; i < 16; ++i) s[i / 4][i % 4] += terms[i / 4 * 2 + i % 2];
-      }
+      terms.Add(s);
       state.Run(m, s, out[m], first);
       if (m == 0) {
         CopyAsyncWait<0>();
@@ -374,9 +407,15 @@ __global__ __launch_bounds__(kStripWarps *
       first_key += warps * kStrip;
     }
   } while (!kOnce && first_key < p.keys);
-  PutForwardPart<T, kTiles, kDim>(shared, warp, out, state);
+#pragma unroll
+  for (int m = 0; m < kTiles; ++m) {
+    const int row = warp * Forward::kQueries + m * 16;
+    PutTilePart<kDim>(shared.sums + row * Forward::kPitch, shared.statistics + row, out[m],
+                      state.maximum[m], state.sum[m]);
+  }
   __syncthreads();
-  StoreForward<T, kTiles, kDim, kRows>(p, shared, warps, first_query);
+  StoreBlock<T, Forward::kQueries, kDim, kRows>(p, shared.sums, shared.statistics, warps,
+                                                first_query);
 }
 
 template <typename T, int kTiles, int kDim>

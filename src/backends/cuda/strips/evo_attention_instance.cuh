@@ -4,6 +4,7 @@
 #include "backends/cuda/attention/element.cuh"
 #include "backends/cuda/strips/evo_attention_backward.cuh"
 #include "backends/cuda/strips/evo_attention_forward.cuh"
+#include "backends/cuda/strips/evo_attention_forward_stream.cuh"
 
 namespace megafold::cuda {
 
@@ -11,12 +12,16 @@ template <DType kType, int kDim>
 void StripAttention<kType, kDim>::Forward(const StripProblem& p, int tiles, int shared_limit,
                                           cudaStream_t stream) {
   using T = typename ElementOf<kType>::Type;
+  const auto launch = [&]<int kTiles>() {
+    if (LaunchStripStreamForward<T, kTiles, kDim>(p, shared_limit, stream)) return;
+    LaunchStripForward<T, kTiles, kDim>(p, shared_limit, stream);
+  };
   if (tiles == 1) {
-    LaunchStripForward<T, 1, kDim>(p, shared_limit, stream);
+    launch.template operator()<1>();
   } else if (tiles == 2) {
-    LaunchStripForward<T, 2, kDim>(p, shared_limit, stream);
+    launch.template operator()<2>();
   } else if constexpr (StripForwardTiles(kDim, true) == 3) {
-    LaunchStripForward<T, 3, kDim>(p, shared_limit, stream);
+    launch.template operator()<3>();
   }
 }
 
