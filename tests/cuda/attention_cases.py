@@ -144,8 +144,44 @@ def tiny_case(seed: int) -> Case:
                 r.choice((72, 96, 128) if bias == "none" and keys <= 64 else (8, 16, 24, 32, 48, 56, 64, 72, 96, 128, 128)),
                 r.choice(("none", "bool", "bool", "float", "storage")), bias, bias == "none" or r.random() < 0.6,
                 r.choice(("plain", "packed", "transposed")),
+                r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))]), scale)
+
+
+def tile_case(seed: int) -> Case:
+    """A case whose backward that path does in tiles: at most 64 keys and many rows, long vectors and many scores, or a few rows that
+    share a bias."""
+    r = random.Random(seed)
+    bias, dim = r.choice(("none", "float", "float", "float", "storage")), r.choice((72, 96, 112, 128, 128))
+    kind = r.choice(("few keys", "long", "rows"))
+    if kind == "few keys":
+        queries, keys = r.choice((r.randint(1, 64), r.randint(65, 200), 64)), r.choice((r.randint(1, 64), 48, 64))
+        batch, rows = r.choice(((1, r.randint(1, 100)), (r.randint(2, 20), 1), (2, r.randint(2, 30))))
+        dim = dim if bias == "none" else r.choice((8, 16, 32, 40, 48, 64, dim))
+        heads = r.randint(1, 8)
+    elif kind == "long":
+        queries, keys = r.choice((r.randint(65, 500), 256, 321, 512)), r.choice((r.randint(65, 500), 128, 192, 384))
+        batch, rows = r.choice(((1, 1), (1, 1), (2, 1), (1, 2), (2, 3)))
+        heads = -(-(2**19) // (batch * rows * queries * keys))
+    else:
+        queries, keys = r.choice((r.randint(1, 120), 32, 97, 128)), r.choice((r.randint(65, 130), 128))
+        batch, rows, bias, dim = 1, r.randint(3, 12), r.choice(("float", "storage")), r.choice((8, 32, 48, 64))
+        heads = -(-(2**18) // (rows * queries * keys))
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, rows, queries, keys, heads, dim,
+                r.choice(("none", "bool", "bool", "float", "storage")), bias, bias == "none" or r.random() < 0.6,
+                r.choice(("plain", "packed", "transposed")),
                 r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))]),
-                0.0 if keys > 64 and scale == 1.0 else scale)  # one key would be nearly all of O, which is too coarse for delta then
+                r.choice((0.0, 0.0, 0.3, 1.0, -0.2)))
+
+
+def few_query_case(seed: int) -> Case:
+    """A case with so few queries and so large scores that one with nearly all its weight on a key counts; more than 64 keys."""
+    r = random.Random(seed)
+    batch, heads, queries = r.choice(((1, 1, r.randint(1, 128)), (3, 2, 1), (2, 4, r.randint(1, 16)), (1, 16, r.randint(1, 8)), (1, 1, 1)))
+    keys = r.choice((r.randint(65, 700), 128, 384))
+    gradients = r.choice([(True, True, True, True), (True, True, False, True), (False, True, True, False)])
+    return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, 1, queries, keys, heads,
+                r.choice((8, 24, 32, 48, 64, 96, 128)), r.choice(("none", "bool", "float")), r.choice(("none", "float", "storage")),
+                r.random() < 0.5, r.choice(("plain", "packed")), gradients, r.choice((1.0, 1.0, 0.7)))
 
 
 def strip_case(seed: int) -> Case:
@@ -159,7 +195,7 @@ def strip_case(seed: int) -> Case:
     gradients = r.choice([(True, True, True, True)] * 4 + [tuple(r.random() < 0.5 for _ in range(4))])
     return Case(seed, r.choice((torch.bfloat16, torch.bfloat16, torch.float16)), batch, 1, queries, keys, heads, r.choice((8, 16, 24, 24)),
                 r.choice(("none", "bool", "bool", "float", "storage")), bias, bias == "none", r.choice(("plain", "packed", "transposed")),
-                gradients, r.choice((0.0, 0.0, 0.0, 0.3, -0.2)))
+                gradients, r.choice((0.0, 0.0, 0.0, 0.3, 1.0, -0.2)))
 
 
 def allocate(case: Case, tokens: int, poison: bool, generator: torch.Generator, device) -> torch.Tensor:

@@ -14,7 +14,8 @@ import sys
 
 import torch
 
-from attention_cases import Case, hopper_short_case, make_problem, random_case, short_case, spread_case, strip_case, tiny_case
+from attention_cases import (Case, few_query_case, hopper_short_case, make_problem, random_case, short_case, spread_case, strip_case,
+                             tiny_case)
 from attention_run import run
 from attention_shim import Shim, find_library
 
@@ -40,6 +41,9 @@ def cases(count: int) -> list[Case]:
         chosen.append(dataclasses.replace(case, rows=min(case.rows, 6), gradients=(True,) * 4))
     # More heads of rows than a device has blocks: the Hopper kernels for short keys go round their rings.
     chosen.append(dataclasses.replace(hopper_short_case(20_001), batch=1, rows=115, heads=8, queries=70, gradients=(True,) * 4))
+    # Long vectors in tiles, of which a block has several of queries; few queries, whose delta comes from the scores.
+    chosen.append(Case(20_002, torch.bfloat16, 1, 1, 300, 389, 5, 96, "bool", "float", False, "plain", (True,) * 4, 0.0))
+    chosen.append(dataclasses.replace(few_query_case(20_003), gradients=(True,) * 4))
     return chosen
 
 

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attention_run  # noqa: E402
-from attention_cases import Case, Problem, make_problem, spread_case, strip_case, tiny_case  # noqa: E402
+from attention_cases import Case, Problem, few_query_case, make_problem, spread_case, strip_case, tile_case, tiny_case  # noqa: E402
 from attention_run import assert_replays, assert_same_bits, wrong_results  # noqa: E402
 from attention_shim import Unsupported  # noqa: E402
 
@@ -23,17 +23,22 @@ ROUNDS = Case(50_001, torch.bfloat16, 1, 1, 389, 777, 3, 48, "bool", "float", Fa
 ROWS = Case(50_002, torch.float16, 2, 1, 200, 449, 2, 32, "float", "storage", True, "plain", ALL, 0.0)
 FEW_KEYS = Case(50_004, torch.bfloat16, 4, 1, 45, 45, 3, 48, "bool", "float", True, "plain", ALL, 0.0)
 LONG = Case(50_006, torch.bfloat16, 3, 2, 50, 331, 1, 128, "bool", "float", True, "plain", ALL, 0.0)
-CASES = {"single": SINGLE, "turned": TURNED, "rounds": ROUNDS, "rows": ROWS, "few_keys": FEW_KEYS, "long": LONG}
+# Rows of few keys of which a block walks over several; long vectors in many tiles.
+WALK = Case(50_008, torch.bfloat16, 1, 170, 64, 64, 4, 32, "bool", "float", False, "plain", ALL, 0.0)
+TILES = Case(50_009, torch.bfloat16, 1, 1, 300, 389, 5, 96, "bool", "float", False, "plain", ALL, 0.0)
+CASES = {"single": SINGLE, "turned": TURNED, "rounds": ROUNDS, "rows": ROWS, "few_keys": FEW_KEYS, "long": LONG, "walk": WALK,
+         "tiles": TILES}
 FIXED = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def run(shim, case: Case, problem: Problem) -> dict[str, torch.Tensor]:
     """Forward and backward of this path; the portable forward where this one's refuses: a device may have too few multiprocessors for
-    it, and only the backward takes any shared bias."""
+    it, and only the backward takes any shared bias, and more scores."""
+    reasons = ("multiprocessor", "does not lie on vectors", "a bias each", "at one distance", " scores")
     try:
         return attention_run.run(shim, NAME, case, problem)
     except Unsupported as refusal:
-        if not any(reason in str(refusal) for reason in ("multiprocessor", "does not lie on vectors", "a bias each", "at one distance")):
+        if not any(reason in str(refusal) for reason in reasons):
             raise
     return attention_run.run(shim, NAME, case, problem, forward="cuda sm80")
 
@@ -52,6 +57,16 @@ def test_random_case(shim, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(52_000, 52_200))
 def test_random_tiny_case(shim, seed: int) -> None:
     check(shim, tiny_case(seed))
+
+
+@pytest.mark.parametrize("seed", range(53_000, 53_150))
+def test_random_case_of_the_backward_in_tiles(shim, seed: int) -> None:
+    check(shim, tile_case(seed))
+
+
+@pytest.mark.parametrize("seed", range(54_000, 54_080))
+def test_random_case_of_few_queries(shim, seed: int) -> None:
+    check(shim, few_query_case(seed))
 
 
 @pytest.mark.parametrize("seed", range(51_001, 51_061))
@@ -128,6 +143,15 @@ def test_what_it_leaves_to_others(shim, changes: dict, reason: str) -> None:
     case = dataclasses.replace(SINGLE, **{"queries": 100, "keys": 100, "heads": 2} | changes)
     with pytest.raises(Unsupported, match=reason):
         attention_run.run(shim, NAME, case, make_problem(case))
+
+
+def test_backwards_of_many_scores_are_for_others(shim) -> None:
+    """One tile of keys: 8 x 64 x 64 scores in each of 513 rows, and two tiles of short vectors."""
+    for changes, reason in (({"rows": 513, "heads": 8}, "more than 524288 scores"),
+                            ({"rows": 200, "keys": 128}, "more than 1048576 scores")):
+        case = dataclasses.replace(WALK, **changes)
+        with pytest.raises(Unsupported, match=reason):
+            attention_run.run(shim, NAME, case, make_problem(case), forward="cuda sm80")
 
 
 def test_few_keys_without_a_bias_are_for_others(shim) -> None:

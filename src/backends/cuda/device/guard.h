@@ -13,15 +13,21 @@ inline void CheckCuda(cudaError_t error, const char* what) {
   }
 }
 
+inline int DeviceAttribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// Bytes of shared memory that a block may have.
+inline int SharedLimit(int device) {
+  return DeviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+}
+
 // Whether a device is of compute capability 9.0, whose instructions code for sm_90a has.
 inline bool IsHopper(int device) {
-  int major = 0;
-  int minor = 0;
-  CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-            "cudaDeviceGetAttribute");
-  CheckCuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-            "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
+  return DeviceAttribute(cudaDevAttrComputeCapabilityMajor, device) == 9 &&
+         DeviceAttribute(cudaDevAttrComputeCapabilityMinor, device) == 0;
 }
 
 // Makes `index` the thread's current device for the object's lifetime. Sets it even where it is the

@@ -144,9 +144,18 @@ __global__ __launch_bounds__(kThreads) void SumPartsKernel(const float* parts, f
                                                            std::int64_t count) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= count) return;
+  constexpr int kBatch = 16;  // parts that are on their way together
   float sum = 0.0F;
-#pragma unroll 4
-  for (std::int64_t part = 0; part < parts_count; ++part) sum += parts[part * count + index];
+#pragma unroll 1
+  for (std::int64_t first = 0; first < parts_count; first += kBatch) {
+    float part[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      part[i] = first + i < parts_count ? parts[(first + i) * count + index] : 0.0F;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) sum += part[i];
+  }
   out[index] = sum;
 }
 

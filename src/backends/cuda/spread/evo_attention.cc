@@ -5,12 +5,14 @@
 #include <initializer_list>
 #include <string>
 
+#include "backends/cuda/attention/instances.h"
 #include "backends/cuda/attention/make_problem.h"
 #include "backends/cuda/device/guard.h"
 #include "backends/cuda/sm80/evo_attention.h"
 #include "backends/cuda/sm80/evo_attention_params.h"
 #include "backends/cuda/spread/evo_attention_params.h"
 #include "backends/cuda/strips/evo_attention_params.h"
+#include "backends/cuda/tiles/evo_attention.h"
 #include "megafold/core/error.h"
 
 namespace megafold::cuda {
@@ -40,39 +42,22 @@ struct SpreadInstance {
   int (*forward_bytes)(const SpreadParams&);
   void (*backward)(const SpreadParams&, cudaStream_t);
   int (*backward_bytes)(const SpreadParams&);
+  void (*delta)(const SpreadParams&, float*, cudaStream_t);
 };
 constexpr SpreadInstance kSpreads[] = {
-#define MEGAFOLD_SPREAD_ATTENTION(type, dim)        \
-  {DType::type,                                     \
-   dim,                                             \
-   SpreadAttention<DType::type, dim>::Forward,      \
-   SpreadAttention<DType::type, dim>::ForwardBytes, \
-   SpreadAttention<DType::type, dim>::Backward,     \
-   SpreadAttention<DType::type, dim>::BackwardBytes},
+#define MEGAFOLD_SPREAD_ATTENTION(type, dim)         \
+  {DType::type,                                      \
+   dim,                                              \
+   SpreadAttention<DType::type, dim>::Forward,       \
+   SpreadAttention<DType::type, dim>::ForwardBytes,  \
+   SpreadAttention<DType::type, dim>::Backward,      \
+   SpreadAttention<DType::type, dim>::BackwardBytes, \
+   SpreadAttention<DType::type, dim>::Delta},
 #include "cuda_spread_attention_instances.inc"
 #undef MEGAFOLD_SPREAD_ATTENTION
 };
 
-template <typename Instances>
-auto Find(const Instances& instances, const TensorView& q) -> decltype(&instances[0]) {
-  for (const auto& instance : instances) {
-    if (instance.type == q.dtype && instance.dim >= q.size(4)) return &instance;
-  }
-  return nullptr;
-}
-
 // ---- How a problem is cut. ----
-
-int DeviceAttribute(cudaDeviceAttr attribute, int device) {
-  int value = 0;
-  CheckCuda(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
-// Bytes that a block may have.
-int SharedLimit(int device) {
-  return DeviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-}
 
 SpreadSide CutSide(int length, int rounds) {
   const int parts = kSpreadParts * rounds;
@@ -121,6 +106,8 @@ int ForwardTiles(const StripProblem& p, int device) {
   return ChooseTiles(most, device, [&](int tiles) { return ForwardBlocks(p, tiles); });
 }
 
+bool IsDeltaFromScores(const AttentionProblem& p) { return p.keys <= kFewKeys || AreFewQueries(p); }
+
 // The backward in strips, where there is one.
 struct StripBackwardPlan {
   StripProblem problem;
@@ -132,8 +119,8 @@ StripBackwardPlan PlanStripBackward(const ops::EvoAttentionBackwardArgs& args) {
   StripBackwardPlan plan;
   const AttentionProblem problem = MakeAttentionProblem(args);
   StripProblem& p = plan.problem;
-  const StripInstance* const instance = Find(kStrips, args.q);
-  if (instance == nullptr || problem.keys <= kFewKeys) return plan;  // delta comes from O there
+  const StripInstance* const instance = FindInstance(kStrips, args.q);
+  if (instance == nullptr || IsDeltaFromScores(problem)) return plan;  // it is from O there
   const int most = StripBackwardTiles(instance->dim);
   // A bias whose gradient is the sum over several rows has one owner in the other kernel; a bias
   // without vectors and grids that leave many multiprocessors without work are faster there.
@@ -172,7 +159,7 @@ std::int64_t BiasElements(const AttentionProblem& p) {
 SpreadWorkspace SizeWorkspace(const SpreadParams& p) {
   SpreadWorkspace bytes;
   const std::int64_t statistics = p.groups * p.rows * p.heads * p.queries;
-  if (p.keys <= kFewKeys) {
+  if (IsDeltaFromScores(p)) {
     bytes.delta = (static_cast<std::size_t>(statistics) * sizeof(float) + 255) / 256 * 256;
   }
   if (p.chunks > 1) {
@@ -196,6 +183,9 @@ SpreadParams MakeBackwardParams(const ops::EvoAttentionBackwardArgs& args) {
 
 std::size_t BackwardWorkspace(const ops::EvoAttentionBackwardArgs& args) {
   if (const StripBackwardPlan plan = PlanStripBackward(args); plan.tiles > 0) return plan.workspace;
+  if (const TileBackwardPlan plan = PlanTileBackward(args); plan.instance != nullptr) {
+    return plan.Workspace();
+  }
   const SpreadWorkspace bytes = SizeWorkspace(MakeBackwardParams(args));
   return bytes.delta + bytes.parts;
 }
@@ -250,7 +240,7 @@ Support SupportsOperands(const TensorView& q, const TensorView& k, const TensorV
                          std::initializer_list<const TensorView*> vectors) {
   const Support sizes = SupportsAttention(q, k, bias);
   if (!sizes) return sizes;
-  if (Find(kSpreads, q) == nullptr) {
+  if (FindInstance(kSpreads, q) == nullptr) {
     return Support::No(StrCat("no kernel for ", Name(q.dtype), " with head dimension ", q.size(4)));
   }
   for (int dim = 0; dim < 4; ++dim) {
@@ -264,10 +254,14 @@ Support SupportsOperands(const TensorView& q, const TensorView& k, const TensorV
   return Support::Yes();
 }
 
-Support SupportsSize(const AttentionProblem& p) {
+Support SupportsGrid(const AttentionProblem& p) {
   if (p.heads > kMaxGridPlaces || p.groups * p.rows > kMaxGridPlaces) {
     return Support::No(StrCat("more than ", kMaxGridPlaces, " heads or rows"));
   }
+  return Support::Yes();
+}
+
+Support SupportsSize(const AttentionProblem& p) {
   const double scores = static_cast<double>(p.groups * p.rows) * p.heads * p.queries * p.keys;
   const ScoreLimit limit = MaxScores(p);
   if (scores > static_cast<double>(limit.scores)) {
@@ -288,8 +282,8 @@ bool AreFewWindows(const AttentionProblem& p) {
 Support CountForwardBlocks(const TensorView& q, const AttentionProblem& problem,
                            std::int64_t& blocks) {
   const int device = q.device.index;
-  if (Find(kStrips, q) == nullptr) {
-    const SpreadParams p = MakeForwardParams(problem, Find(kSpreads, q)->dim, device);
+  if (FindInstance(kStrips, q) == nullptr) {
+    const SpreadParams p = MakeForwardParams(problem, FindInstance(kSpreads, q)->dim, device);
     blocks = p.query_blocks * p.groups * p.rows * p.heads;
     return Support::Yes();
   }
@@ -310,6 +304,8 @@ Support SupportsForward(const ops::EvoAttentionForwardArgs& args) {
       SupportsOperands(args.q, args.k, args.bias, {&args.q, &args.k, &args.v, &args.out});
   if (!operands) return operands;
   const AttentionProblem problem = MakeAttentionProblem(args);
+  const Support grid = SupportsGrid(problem);
+  if (!grid) return grid;
   const Support size = SupportsSize(problem);
   if (!size) return size;
   if (kWindows && !AreFewWindows(problem)) return Support::No(kNoFewWindows);
@@ -332,6 +328,8 @@ Support SupportsBackward(const ops::EvoAttentionBackwardArgs& args) {
   if (kWindows && !(args.dbias.defined() && AreFewWindows(problem))) {
     return Support::No(kNoFewWindows);
   }
+  const Support grid = SupportsGrid(problem);
+  if (!grid || PlanTileBackward(args).instance != nullptr) return grid;
   if (problem.bias.kind == TermKind::kNone && problem.keys <= kFewKeys &&
       !SpreadHasForward(problem.dim)) {
     return Support::No(StrCat("no bias and at most ", kFewKeys, " keys"));
@@ -346,9 +344,9 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream)
   const DeviceGuard guard(device);
   auto* const queue = static_cast<cudaStream_t>(stream.handle);
   const AttentionProblem problem = MakeAttentionProblem(args);
-  const StripInstance* const strips = Find(kStrips, args.q);
+  const StripInstance* const strips = FindInstance(kStrips, args.q);
   if (strips == nullptr) {
-    const SpreadInstance& instance = *Find(kSpreads, args.q);
+    const SpreadInstance& instance = *FindInstance(kSpreads, args.q);
     SpreadParams p = MakeForwardParams(problem, instance.dim, device);
     CutSides(p, instance.forward_bytes, device);
     instance.forward(p, queue);
@@ -360,24 +358,34 @@ void Forward(const ops::EvoAttentionForwardArgs& args, Workspace, Stream stream)
   strips->forward(p, ForwardTiles(p, device), SharedLimit(device), queue);
 }
 
+// delta from p and dp.
+void ComputeDelta(SpreadParams p, const SpreadInstance& instance, float* delta, const TensorView& q,
+                  cudaStream_t queue) {
+  if (p.keys > kFewKeys) {
+    CutSides(p, instance.forward_bytes, q.device.index);
+    return instance.delta(p, delta, queue);
+  }
+  AttentionParams with_delta{p};
+  with_delta.delta = delta;
+  AttentionDelta(with_delta, q.dtype, queue);
+}
+
 void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, Stream stream) {
   const DeviceGuard guard(stream.device.index);
   if (const StripBackwardPlan plan = PlanStripBackward(args); plan.tiles > 0) {
-    Find(kStrips, args.q)
+    FindInstance(kStrips, args.q)
         ->backward(plan.problem, plan.tiles, static_cast<float*>(workspace.data),
                    SharedLimit(stream.device.index), static_cast<cudaStream_t>(stream.handle));
     return;
   }
-  const SpreadInstance& instance = *Find(kSpreads, args.q);
+  if (const TileBackwardPlan plan = PlanTileBackward(args); plan.instance != nullptr) {
+    RunTileBackward(args, plan, workspace, stream);
+    return;
+  }
+  const SpreadInstance& instance = *FindInstance(kSpreads, args.q);
   auto* const queue = static_cast<cudaStream_t>(stream.handle);
   SpreadParams p = MakeBackwardParams(args);
   const SpreadWorkspace bytes = SizeWorkspace(p);
-  if (bytes.delta > 0) {
-    AttentionParams with_delta{p};
-    with_delta.delta = static_cast<float*>(workspace.data);
-    AttentionDelta(with_delta, args.q.dtype, queue);
-    p.delta = with_delta.delta;
-  }
   if (args.dbias.defined()) {
     p.dbias = bytes.parts > 0
                   ? reinterpret_cast<float*>(static_cast<char*>(workspace.data) + bytes.delta)
@@ -386,6 +394,11 @@ void Backward(const ops::EvoAttentionBackwardArgs& args, Workspace workspace, St
   }
   SetBlocks(p, instance.dim, args.dk.defined() || args.dv.defined(),
             args.dq.defined() || args.dbias.defined(), stream.device.index);
+  if (bytes.delta > 0) {
+    auto* const delta = static_cast<float*>(workspace.data);
+    ComputeDelta(p, instance, delta, args.q, queue);
+    p.delta = delta;
+  }
   CutSides(p, instance.backward_bytes, stream.device.index);
   instance.backward(p, queue);
   if (bytes.parts > 0) {

@@ -52,8 +52,9 @@ struct QueryRound {
     const int start = round * all;
     const int bytes = BiasElementBytes(p.bias);
     if (bytes != 0) {
-      CopyBias(bias, BiasPitchByKey(bytes), p, BiasOffset(p, place, row.group, start, place.first),
-               all, 16, p.queries - start, place.count, bytes, place.thread);
+      CopyBias(bias, BiasPitchByKey(bytes), p,
+               BiasOffset(p.bias, row.group, place.head, start, place.first), all, 16,
+               p.queries - start, place.count, bytes, place.thread);
     }
     CopySide(q, p.q, p, at, place.head, start, all);
     CopySide(dout, p.dout, p, at, place.head, start, all);
@@ -195,8 +196,8 @@ __device__ __forceinline__ void SpreadKeys(const SpreadParams& p, char* shared, 
 
 // ---- Blocks that own queries. ----
 
-// Q, dO and statistics of a warp's queries.
-template <typename T, int kDim>
+// Q, dO and statistics of a warp's queries; delta only where it is wanted.
+template <typename T, int kDim, bool kDelta = true>
 struct SpreadQueries {
   typename Mma<T>::A q[1][kDim / 16], dout[1][kDim / 16];
   float lse[2], delta[2] = {};
@@ -215,9 +216,9 @@ struct SpreadQueries {
       const int query = half * 8 + LaneId() / 4;
       const bool inside = query < place.count;
       lse[half] = inside ? p.lse[statistic + query] : kInfinity;
-      if (p.delta != nullptr && inside) delta[half] = p.delta[statistic + query];
+      if (kDelta && p.delta != nullptr && inside) delta[half] = p.delta[statistic + query];
     }
-    if (p.delta != nullptr) return;
+    if (!kDelta || p.delta != nullptr) return;
     typename Mma<T>::A out[1][kDim / 16];
     load(out, p.out);
 #pragma unroll

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "backends/cuda/attention/fragment.cuh"
@@ -15,6 +16,7 @@
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/device/tile.cuh"
 #include "backends/cuda/spread/evo_attention_params.h"
+#include "backends/cuda/strips/strips.cuh"
 
 namespace megafold::cuda {
 
@@ -41,7 +43,7 @@ struct SpreadPlace {
 // are no more rows than the grid has places.
 struct SpreadRow {
   unsigned batch, row, group;
-  __device__ __forceinline__ SpreadRow(const SpreadParams& p, unsigned index) {
+  __device__ __forceinline__ SpreadRow(const AttentionProblem& p, unsigned index) {
     const auto rows = static_cast<unsigned>(p.batch_rows);
     batch = rows == 1 ? index : index / rows;
     row = index - batch * rows;
@@ -58,20 +60,22 @@ inline LaunchShape SpreadShape(const SpreadParams& p, int blocks, int shared_byt
           .layers = p.batches * p.batch_rows};
 }
 
-// Copies `rows` vectors to shared memory, of which `inside` exist; the rest becomes zero.
-template <typename T, int kDim>
+// Copies `rows` vectors to shared memory, of which `inside` exist; the rest becomes zero. With
+// kStripOrder each 16 lie in the order of StripOrder.
+template <typename T, int kDim, bool kStripOrder = false>
 __device__ __forceinline__ void CopyVectors(T* tile, const T* source, std::int64_t stride, int rows,
                                             int inside, int dim) {
-  constexpr int kLanes = kDim == 48 ? 8 : kDim / 8;  // of a vector
+  constexpr int kLanes = std::bit_ceil(kDim / 8U);  // of a vector
   const int column = static_cast<int>(threadIdx.x) % kLanes * 8;
   if (column >= kDim) return;
   int row = static_cast<int>(threadIdx.x) / kLanes;
+  int vector = kStripOrder ? StripOrder(row) : row;
   const int pass = static_cast<int>(blockDim.x) / kLanes;
-  const T* from = source + row * stride + column;
+  const T* from = source + vector * stride + column;
   std::uint32_t to = SharedAddress(tile + row * kTilePitch<T, kDim> + column);
 #pragma unroll 1
-  for (; row < rows; row += pass) {
-    CopyAsync16(to, from, row < inside && column < dim ? 16 : 0);
+  for (; row < rows; row += pass, vector += pass) {
+    CopyAsync16(to, from, vector < inside && column < dim ? 16 : 0);
     from += pass * stride;
     to += pass * kTilePitch<T, kDim> * static_cast<int>(sizeof(T));
   }
@@ -172,9 +176,9 @@ __device__ __forceinline__ void AddBiasByKey(SpreadScores& s, const SpreadParams
   }
 }
 
-__device__ __forceinline__ std::int64_t BiasOffset(const SpreadParams& p, const SpreadPlace& place,
-                                                   unsigned group, int query, int key) {
-  return group * p.bias.group + place.head * p.bias.head + query * p.bias.query + key * p.bias.key;
+__device__ __forceinline__ std::int64_t BiasOffset(const AttentionBias& bias, unsigned group,
+                                                   int head, int query, int key) {
+  return group * bias.group + head * bias.head + query * bias.query + key * bias.key;
 }
 
 // ---- A round of keys, for blocks that keep queries. ----
@@ -209,8 +213,8 @@ struct KeyRound {
     const int all = kSpreadParts * p.key_side.step;
     const int start = round * all;
     const int keys = p.keys - start;
-    CopyBias(bias, bias_pitch, p, BiasOffset(p, place, row.group, place.first, start), 16, all,
-             place.count, keys, 32, place.thread);
+    CopyBias(bias, bias_pitch, p, BiasOffset(p.bias, row.group, place.head, place.first, start), 16,
+             all, place.count, keys, 32, place.thread);
     CopyVectors<T, kDim>(k, RowBase<const T>(p.k, at, place.head) + start * p.k.token, p.k.token,
                          all, keys, p.dim);
     CopyVectors<T, kDim>(v, RowBase<const T>(p.v, at, place.head) + start * p.v.token, p.v.token,

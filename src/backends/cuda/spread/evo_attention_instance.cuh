@@ -3,6 +3,7 @@
 
 #include "backends/cuda/attention/element.cuh"
 #include "backends/cuda/spread/evo_attention_backward.cuh"
+#include "backends/cuda/spread/evo_attention_delta.cuh"
 #include "backends/cuda/spread/evo_attention_forward.cuh"
 
 namespace megafold::cuda {
@@ -27,6 +28,11 @@ void SpreadAttention<kType, kDim>::Backward(const SpreadParams& p, cudaStream_t 
 template <DType kType, int kDim>
 int SpreadAttention<kType, kDim>::BackwardBytes(const SpreadParams& p) {
   return SpreadBackwardBytes<typename ElementOf<kType>::Type, kDim>(p);
+}
+
+template <DType kType, int kDim>
+void SpreadAttention<kType, kDim>::Delta(const SpreadParams& p, float* delta, cudaStream_t stream) {
+  LaunchSpreadDelta<typename ElementOf<kType>::Type, kDim>(p, delta, stream);
 }
 
 }  // namespace megafold::cuda

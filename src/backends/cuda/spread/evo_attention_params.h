@@ -18,6 +18,13 @@ constexpr int SpreadMaxTiles(int dim) { return dim <= 64 ? 3 : 2; }
 // The forward of shorter vectors is in strips.
 constexpr bool SpreadHasForward(int dim) { return dim > 64; }
 
+// Whether delta of more than kFewKeys keys comes from p and dp too: of so few queries in all that
+// one with nearly all its weight on a single key, whose ds is next to nothing, counts. O in 16 bits
+// is too coarse for that one.
+inline bool AreFewQueries(const AttentionProblem& p) {
+  return p.groups * p.rows * p.heads * p.queries <= 128;
+}
+
 // The side that passes by a block, keys or queries, in rounds of kSpreadParts * step vectors.
 struct SpreadSide {
   int step = 0;  // vectors of a warp in a round, a multiple of 16
@@ -37,13 +44,15 @@ struct SpreadParams : AttentionProblem {
 
 // The kernels of one storage type and one padded head dimension. They queue on `stream` and throw
 // kDevice when the launch fails. The shared memory of a block is that of its steps and tiles.
-// Forward does nothing where SpreadHasForward says that there is none.
+// Forward does nothing where SpreadHasForward says that there is none. Delta is <dO, O> by p and
+// dp, with the steps of the forward.
 template <DType kType, int kDim>
 struct SpreadAttention {
   static void Forward(const SpreadParams& params, cudaStream_t stream);
   static int ForwardBytes(const SpreadParams& params);
   static void Backward(const SpreadParams& params, cudaStream_t stream);
   static int BackwardBytes(const SpreadParams& params);
+  static void Delta(const SpreadParams& params, float* delta, cudaStream_t stream);
 };
 
 }  // namespace megafold::cuda
