@@ -146,8 +146,9 @@ def test_what_it_leaves_to_others(shim, changes: dict, reason: str) -> None:
 
 
 def test_backwards_of_many_scores_are_for_others(shim) -> None:
-    """One tile of keys: 8 x 64 x 64 scores in each of 513 rows, and two tiles of short vectors."""
-    for changes, reason in (({"rows": 513, "heads": 8}, "more than 524288 scores"),
+    """The tiles take 2^25 scores of at most 64 keys, and 2^20 of more keys and short vectors where more than two rows share a bias; what is
+    said of more is the limit of the other kernels."""
+    for changes, reason in (({"rows": 1025, "heads": 8}, "more than 524288 scores"),
                             ({"rows": 200, "keys": 128}, "more than 1048576 scores")):
         case = dataclasses.replace(WALK, **changes)
         with pytest.raises(Unsupported, match=reason):
