@@ -25,6 +25,13 @@ inline bool AreFewQueries(const AttentionProblem& p) {
   return p.groups * p.rows * p.heads * p.queries <= 128;
 }
 
+// Most elements of the parts of dBias together, of rows that share a bias: 5 MiB.
+inline constexpr std::int64_t kMaxBiasParts = std::int64_t{5} << 18;
+
+inline std::int64_t BiasElements(const AttentionProblem& p) {
+  return p.groups * p.heads * p.queries * p.keys;
+}
+
 // The side that passes by a block, keys or queries, in rounds of kSpreadParts * step vectors.
 struct SpreadSide {
   int step = 0;  // vectors of a warp in a round, a multiple of 16

@@ -54,9 +54,7 @@ bool IsForTiles(const AttentionProblem& p) {
 // Cuts the rows of a group into chunks so that the parts of dBias take little memory; a block walks
 // over the rows of a chunk.
 void CutRows(TileParams& p, bool dbias) {
-  constexpr std::int64_t kMaxPartElements = std::int64_t{5} << 18;  // 5 MiB
-  const std::int64_t elements = p.groups * p.heads * p.queries * p.keys;
-  const std::int64_t parts = std::clamp<std::int64_t>(kMaxPartElements / elements, 1, p.rows);
+  const std::int64_t parts = std::clamp<std::int64_t>(kMaxBiasParts / BiasElements(p), 1, p.rows);
   const std::int64_t rows = dbias ? (p.rows + parts - 1) / parts : 1;
   p.chunk_rows = static_cast<unsigned>(rows);
   p.chunks = static_cast<unsigned>((p.rows + rows - 1) / rows);
@@ -77,8 +75,7 @@ TileBackwardPlan PlanTileBackward(const ops::EvoAttentionBackwardArgs& args) {
   if (instance == nullptr || !IsForTiles(p)) return plan;
   CutRows(p, args.dbias.defined());
   if (p.chunks > 1 && args.dbias.defined()) {
-    plan.dbias_parts = RoundUp(sizeof(float) * p.chunks * p.groups * p.heads *
-                               static_cast<std::size_t>(p.queries) * p.keys);
+    plan.dbias_parts = RoundUp(sizeof(float) * p.chunks * BiasElements(p));
   }
   const int key_tiles = CountScoreTiles(p.keys), query_tiles = CountScoreTiles(p.queries);
   const std::int64_t blocks = key_tiles * p.heads * p.groups * p.chunks;
@@ -117,8 +114,7 @@ void RunTileBackward(const ops::EvoAttentionBackwardArgs& args, const TileBackwa
   take(p.dv_parts, plan.key_parts);
   plan.instance->backward(p, queue);
   if (plan.dbias_parts > 0) {
-    SumParts(p.dbias, args.dbias.ptr<float>(), p.chunks, p.groups * p.heads * p.queries * p.keys,
-             queue);
+    SumParts(p.dbias, args.dbias.ptr<float>(), p.chunks, BiasElements(p), queue);
   }
 }
 
